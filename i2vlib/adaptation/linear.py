@@ -1,0 +1,95 @@
+"""Linear adapters and their merge into the frozen weights (ZeroI2V eq. 10-11)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from i2vlib.config import AdaptationConfig
+
+
+class LinearAdapter(nn.Module):
+    """A(x) = x + s·(U·dropout(D_ x + b_d) + b_u)   (ZeroI2V eq. 11).
+
+    x (..., D), any float dtype. D_ (rD, D) starts as a normal distribution of std .02, cut at two of them, U (D, rD) and both
+    biases at zero: the identity. Dropout acts in training only.
+    """
+
+    def __init__(self, width: int, config: AdaptationConfig):
+        super().__init__()
+        bottleneck = max(1, int(width * config.ratio))
+        self.down = nn.Linear(width, bottleneck)
+        self.up = nn.Linear(bottleneck, width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.scale = config.scale
+        nn.init.trunc_normal_(self.down.weight, std=0.02, a=-0.04, b=0.04)
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(zero)
+
+    def bottleneck(self, x: Tensor) -> Tensor:
+        return self.down(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # torch.add takes s as a factor of its second term: one pass over x instead of two
+        return torch.add(x, self.up(self.dropout(self.bottleneck(x))), alpha=self.scale)
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """(M, m) with A(x) = M x + m: M = I + s U D_, m = s (U b_d + b_u), both float64."""
+        down, b_d, up, b_u = (p.detach().double() for p in (self.down.weight, self.down.bias, self.up.weight, self.up.bias))
+        eye = torch.eye(len(up), dtype=torch.float64, device=up.device)
+        return eye + self.scale * up @ down, self.scale * (up @ b_d + b_u)
+
+
+class GELUAdapter(LinearAdapter):
+    """A(x) = x + s·(U·dropout(GELU(D_ x + b_d)) + b_u): the non-linear rows of the paper's Table 3. Cannot be merged."""
+
+    def bottleneck(self, x: Tensor) -> Tensor:
+        return nn.functional.gelu(self.down(x))
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        raise ValueError("a GELU adapter cannot be merged: with a non-linear step between D_ and U there is no matrix M "
+                         "with A(x) = M x + m; train with kind='linear' for a model that merges")
+
+
+ADAPTERS = {"linear": LinearAdapter, "gelu": GELUAdapter}
+
+
+def merge_before(W: Tensor, b: Tensor, M: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    """An adapter in front of a linear layer: W(M x + m) + b = (W M) x + (b + W m). Computed in float64, cast once."""
+    wide = W.double()
+    return (wide @ M).to(W.dtype), (b.double() + wide @ m).to(b.dtype)
+
+
+def merge_behind(W: Tensor, b: Tensor, M: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    """An adapter behind a linear layer: M(W x + b) + m = (M W) x + (M b + m). Computed in float64, cast once."""
+    return (M @ W.double()).to(W.dtype), (M @ b.double() + m).to(b.dtype)
+
+
+def merged_state(blocks: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict in which the adapters of `blocks` (prefix in `state` -> block) are folded into the weights beside them.
+
+    Returns new tensors where something is folded; keys of adapters are dropped. Raises ValueError for GELU adapters.
+    """
+    merged = {k: v for k, v in state.items() if ".adapters." not in k}
+    for prefix, block in blocks.items():
+        for place, adapter in block.adapters.items():
+            M, m = adapter.affine()
+            _fold(merged, prefix, place, M, m)
+    return merged
+
+
+def _fold(state: dict[str, Tensor], prefix: str, place: str, M: Tensor, m: Tensor) -> None:
+    if place in ("qkv", "q", "k", "v"):
+        weight, bias = f"{prefix}.attn.in_proj_weight", f"{prefix}.attn.in_proj_bias"
+        width = M.shape[0]
+        rows = slice(None) if place == "qkv" else slice("qkv".index(place) * width, ("qkv".index(place) + 1) * width)
+        W, b = state[weight].clone(), state[bias].clone()  # the packed q, k, v: only the adapter's rows change
+        W[rows], b[rows] = merge_before(W[rows], b[rows], M, m)
+        state[weight], state[bias] = W, b
+        return
+    layer, merge = {"attn_out": ("attn.out_proj", merge_behind), "mlp_in": ("mlp.c_fc", merge_before),
+                    "mlp_out": ("mlp.c_proj", merge_behind)}[place]
+    weight, bias = f"{prefix}.{layer}.weight", f"{prefix}.{layer}.bias"
+    state[weight], state[bias] = merge(state[weight], state[bias], M, m)

@@ -1,0 +1,269 @@
+"""Frozen dataclasses, one a concern. Each checks itself and goes to and from JSON.
+
+A video model is one point on three axes (temporal, adaptation, compression) around an image tower; a run
+is a model, the way clips are cut from videos (ClipConfig) and the way it is trained (TrainConfig).
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import typing
+from dataclasses import dataclass, field
+
+# The six weights of a ViT block that an adapter can stand at (Table 3 of ZeroI2V), in the order of the forward pass.
+# "qkv" is one adapter shared in front of W_q, W_k, W_v; "q", "k", "v" are one each. "*_out" stand behind their weight.
+PLACES = ("qkv", "q", "k", "v", "attn_out", "mlp_in", "mlp_out")
+THREE_ADAPTERS = ("qkv", "attn_out", "mlp_in")
+FOUR_ADAPTERS = ("qkv", "attn_out", "mlp_in", "mlp_out")
+SIX_ADAPTERS = ("q", "k", "v", "attn_out", "mlp_in", "mlp_out")
+
+CLIP_MEAN = (122.769 / 255, 116.74 / 255, 104.04 / 255)
+CLIP_STD = (68.493 / 255, 66.63 / 255, 70.321 / 255)
+
+
+class ConfigError(ValueError):
+    """A field of a configuration has a value that is not allowed."""
+
+
+class Config:
+    """What the configurations share: type checks at construction, strict JSON in and out."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for f in dataclasses.fields(self):
+            value, hint = getattr(self, f.name), hints[f.name]
+            if isinstance(value, list):  # JSON has no tuples
+                value = _as_tuple(value)
+            if isinstance(value, int) and not isinstance(value, bool) and hint is float:
+                value = float(value)
+            object.__setattr__(self, f.name, value)
+            if not _is_a(value, hint):
+                raise ConfigError(f"{type(self).__name__}.{f.name} = {value!r}: allowed is {_words(hint)}")
+        self.check()
+
+    def check(self) -> None:
+        """Raise ConfigError where values do not fit each other."""
+
+    def need(self, ok: bool, name: str, allowed: str) -> None:
+        if not ok:
+            raise ConfigError(f"{type(self).__name__}.{name} = {getattr(self, name)!r}: allowed is {allowed}")
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1)
+
+    @classmethod
+    def from_dict(cls, data: dict):
+        hints = typing.get_type_hints(cls)
+        unknown = sorted(set(data) - set(hints))
+        if unknown:
+            raise ConfigError(f"{cls.__name__} has no field {unknown[0]!r}: allowed are {', '.join(hints)}")
+        values = {}
+        for name, value in data.items():
+            nested = isinstance(hints[name], type) and issubclass(hints[name], Config)
+            values[name] = hints[name].from_dict(value) if nested and isinstance(value, dict) else value
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str):
+        return cls.from_dict(json.loads(text))
+
+
+def _as_tuple(value):
+    return tuple(_as_tuple(v) for v in value) if isinstance(value, list) else value
+
+
+def _is_a(value, hint) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        if args[-1] is Ellipsis:
+            return isinstance(value, tuple) and all(_is_a(v, args[0]) for v in value)
+        return isinstance(value, tuple) and len(value) == len(args) and all(map(_is_a, value, args))
+    if args:  # a union such as bool | None
+        return any(_is_a(value, a) for a in args)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _words(hint) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+@dataclass(frozen=True)
+class TowerConfig(Config):
+    """The image transformer: the shapes of an open_clip VisionTransformer."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    output_dim: int = 512  # columns of `proj`, into the space shared with text; 0: the tower has no proj
+    quick_gelu: bool | None = None  # None: the weights' origin decides (OpenAI's CLIP needs True)
+
+    def check(self) -> None:
+        for name in ("image_size", "patch_size", "width", "layers", "heads"):
+            self.need(getattr(self, name) >= 1, name, "1 or more")
+        self.need(self.output_dim >= 0, "output_dim", "0 (no proj) or more")
+        self.need(self.image_size % self.patch_size == 0, "image_size", f"a multiple of patch_size {self.patch_size}")
+        self.need(self.width % self.heads == 0, "width", f"a multiple of heads {self.heads}")
+        self.need(self.mlp_ratio > 0, "mlp_ratio", "more than 0")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def tokens(self) -> int:
+        """N: the class token and the patches of one frame."""
+        return self.grid**2 + 1
+
+
+@dataclass(frozen=True)
+class TemporalConfig(Config):
+    """Which frame each head reads. No offsets and no embedding is naive, order-blind adaptation."""
+
+    offsets: tuple[int, ...] = ()  # STDHA (ZeroI2V eq. 7-9): one frame offset a head, 0 = spatial; () = all spatial
+    embedding: bool = False  # learn what tells the frames' places apart: (1,T,D), zero at the start, added before ln_pre
+
+
+@dataclass(frozen=True)
+class AdaptationConfig(Config):
+    """What is trained besides the head."""
+
+    kind: str = "frozen"  # frozen (linear probe) | full | linear (ZeroI2V eq. 11) | gelu (cannot be merged)
+    places: tuple[str, ...] = ()  # where adapters stand, names from PLACES
+    ratio: float = 0.25  # bottleneck width r*D; .25 is the best of the paper's Table 2(d)
+    scale: float = 0.5  # s: 0.5 for K400/UCF101/HMDB51, 1 for SSv2 in the released settings
+    dropout: float = 0.1  # on the bottleneck, in training only
+
+    def check(self) -> None:
+        self.need(self.kind in ("frozen", "full", "linear", "gelu"), "kind", "frozen, full, linear or gelu")
+        adapts = self.kind in ("linear", "gelu")
+        self.need(bool(self.places) == adapts, "places",
+                  f"one or more of {', '.join(PLACES)}" if adapts else f"empty with kind {self.kind!r}")
+        self.need(set(self.places) <= set(PLACES) and len(set(self.places)) == len(self.places), "places",
+                  f"distinct names out of {', '.join(PLACES)}")
+        self.need(not ("qkv" in self.places and {"q", "k", "v"} & set(self.places)), "places",
+                  "either the shared 'qkv' or separate 'q', 'k', 'v'")
+        self.need(0 < self.ratio <= 1, "ratio", "above 0, at most 1")
+        self.need(0 <= self.dropout < 1, "dropout", "from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class ModelConfig(Config):
+    """One point of the cube temporal x adaptation around a tower, and the head on top."""
+
+    tower: TowerConfig = field(default_factory=TowerConfig)
+    temporal: TemporalConfig = field(default_factory=TemporalConfig)
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+    frames: int = 8  # T
+    classes: int = 0  # 0: no head, the model returns the mean of the frames' features
+    head_dropout: float = 0.5
+
+    def check(self) -> None:
+        self.need(self.frames >= 1, "frames", "1 or more")
+        self.need(self.classes >= 0, "classes", "0 (no head) or more")
+        self.need(0 <= self.head_dropout < 1, "head_dropout", "from 0 to below 1")
+        offsets, heads = self.temporal.offsets, self.tower.heads
+        if offsets and len(offsets) != heads:
+            raise ConfigError(f"ModelConfig.temporal.offsets has {len(offsets)} entries: allowed is one a head, {heads}")
+        for i, offset in enumerate(offsets):
+            if abs(offset) >= self.frames:
+                raise ConfigError(f"ModelConfig.temporal.offsets[{i}] = {offset}: with {self.frames} frames allowed is "
+                                  f"{1 - self.frames} to {self.frames - 1}; beyond that the head reads no other frame")
+
+
+@dataclass(frozen=True)
+class ClipConfig(Config):
+    """How frames are taken from a video and turned into a tensor, in training and in testing."""
+
+    frames: int = 8  # T
+    sampling: str = "uniform"  # uniform: one frame from each of T equal segments | dense: every `stride`-th frame
+    stride: int = 16  # dense only
+    size: int = 224  # side of the square that the model sees, pixels
+    short_side: int = 256  # training: frames are scaled to this before the random crop
+    test_short_side: int = 224
+    random_crop: bool = True  # RandomResizedCrop in training; False: centre crop, for the embedded clips
+    flip: float = 0.5  # probability of a horizontal flip of the whole clip
+    flip_pairs: tuple[tuple[int, int], ...] = ()  # labels that a flip exchanges, such as SSv2's left and right
+    rand_augment: tuple[int, int] = (0, 0)  # (n operations, magnitude m), the same for all frames of a clip
+    erasing: float = 0.0  # probability of random erasing
+    test_clips: int = 1  # temporal views
+    test_crops: int = 1  # spatial views: 1 (centre) or 3 (along the longer side)
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+
+    def check(self) -> None:
+        for name in ("frames", "stride", "size", "short_side", "test_short_side", "test_clips"):
+            self.need(getattr(self, name) >= 1, name, "1 or more")
+        self.need(self.sampling in ("uniform", "dense"), "sampling", "uniform or dense")
+        self.need(self.test_crops in (1, 3), "test_crops", "1 or 3")
+        self.need(self.test_short_side >= self.size, "test_short_side", f"at least size {self.size}")
+        for name in ("flip", "erasing"):
+            self.need(0 <= getattr(self, name) <= 1, name, "a probability, 0 to 1")
+        self.need(min(self.std) > 0, "std", "three numbers above 0")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """One run of AdamW with linear warm-up and cosine decay, both per step."""
+
+    epochs: int = 40
+    steps: int = 0  # more than 0: train for so many optimiser steps instead of whole epochs
+    batch_size: int = 64  # clips an optimiser step, over all devices and accumulated micro-batches
+    accumulate: int = 1  # micro-batches an optimiser step
+    lr: float = 3e-4
+    tower_lr: float = 1.0  # factor on lr for the image tower's own weights (0.1 for full fine-tuning)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.05  # not on norms, embeddings and biases
+    warmup: float = 0.0625  # share of all steps; 2.5 of 40 epochs
+    warmup_start: float = 0.1  # first learning rate as a share of lr
+    label_smoothing: float = 0.0
+    clip_norm: float = 0.0  # 0: gradients are not clipped
+    precision: str = "auto"  # auto: bf16 on a GPU that has it, else fp16 there; fp32 on CPU | no | bf16 | fp16
+    workers: int = 4  # processes that decode; 0 decodes in the training process and may cache small data
+    save_every: int = 500  # steps between checkpoints of a run
+    seed: int = 0
+
+    def check(self) -> None:
+        for name in ("batch_size", "accumulate", "save_every"):
+            self.need(getattr(self, name) >= 1, name, "1 or more")
+        self.need(self.epochs >= 1 or self.steps >= 1, "epochs", "1 or more, or set steps")
+        self.need(self.steps >= 0, "steps", "0 or more")
+        self.need(self.batch_size % self.accumulate == 0, "accumulate", f"a divisor of batch_size {self.batch_size}")
+        self.need(self.lr > 0, "lr", "more than 0")
+        self.need(self.tower_lr >= 0, "tower_lr", "0 or more")
+        self.need(0 <= self.warmup < 1, "warmup", "a share of the run, from 0 to below 1")
+        self.need(0 <= self.label_smoothing < 1, "label_smoothing", "from 0 to below 1")
+        self.need(self.precision in ("auto", "no", "bf16", "fp16"), "precision", "auto, no, bf16 or fp16")
+        self.need(self.workers >= 0, "workers", "0 or more")
+        self.need(self.weight_decay >= 0, "weight_decay", "0 or more")
+        self.need(self.clip_norm >= 0, "clip_norm", "0 (off) or more")
+
+
+def check_parameters(namespace: dict, **types: type) -> None:
+    """Stop a notebook whose parameters are unknown or of the wrong type.
+
+    papermill only warns about a parameter that the notebook does not have, and leaves exit code 0. A notebook calls
+    this below its `parameters` cell with `globals()` and the name and type of each parameter. Unknown names are read
+    from the cell that papermill injects (`In` holds its source). Raises ConfigError.
+    """
+    injected = [s for s in namespace.get("In", []) if s.startswith("# Parameters")]
+    names = {t.id for s in injected[-1:] for node in ast.parse(s).body if isinstance(node, ast.Assign)
+             for t in node.targets if isinstance(t, ast.Name)}
+    unknown = sorted(names - set(types))
+    if unknown:
+        raise ConfigError(f"this notebook has no parameter {unknown[0]!r}: allowed are {', '.join(types)}")
+    for name, kind in types.items():
+        if not _is_a(namespace[name], kind):
+            raise ConfigError(f"parameter {name} = {namespace[name]!r}: allowed is {kind.__name__}")
