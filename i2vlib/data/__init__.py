@@ -1,0 +1,1 @@
+"""Video files to tensors: decoding, sampling, transforms, list files, and the embedded miniature data."""
