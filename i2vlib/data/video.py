@@ -98,6 +98,8 @@ class _Decord:
             starts = self.reader.get_frame_timestamp(range(len(self.reader)))[:, 0]
         except (RuntimeError, decord.DECORDError) as error:
             raise _Unable(_short(error)) from error
+        if not len(starts):
+            raise _Unable("has no frames")
         if (starts < -1e9).any():  # frames without a time stamp (AVI with B-frames): decord sorts by time stamps
             raise _Unable("has frames without time stamps")
         _refuse_cut(path, int((starts < -1e-6).sum()), len(starts))
@@ -172,7 +174,8 @@ class _PyAV:
 def _refuse_cut(path: str, hidden: int, total: int) -> None:
     # Packets before time 0 are there for the decoder only. decord counts them and shows another frame in their place.
     if hidden:
-        raise VideoError(path, f"was cut by stream copy: {hidden} of its {total} frames lie before its start; encode it anew")
+        raise VideoError(path, f"was cut by stream copy: {hidden} of its {total} frames lie before its start; "
+                               "encode it anew")
 
 
 def _short(error: Exception) -> str:

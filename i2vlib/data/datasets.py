@@ -1,0 +1,203 @@
+"""List files and the videos that they name, as training and test items."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from i2vlib.config import ClipConfig
+from i2vlib.data.sampling import dense_indices, uniform_indices
+from i2vlib.data.transforms import test_views, train_transform
+from i2vlib.data.video import VideoError, VideoFile
+
+
+Choice = Callable[[int], list[list[int]]]  # number of frames of a video -> frame numbers of each clip to take from it
+
+
+class ListError(ValueError):
+    """A list file cannot be used. The message names the file and the line."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a list file. total_frames: None for a video file, the number of images for a folder of frames."""
+
+    path: str
+    label: int
+    total_frames: int | None = None
+
+
+def read_list(path: str | Path) -> list[Entry]:
+    """The entries of a list file.
+
+    Lines are `relative/path label` (K400, SSv2, UCF101, HMDB51) or, for folders of frames, `folder total_frames label`;
+    between the fields stand spaces, a tab or a comma, and paths may hold spaces. A .json file is Diving48's: records
+    with vid_name and label, whose videos are `vid_name.mp4`. Raises ListError.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ListError(f"{path}: there is no such list file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ListError(f"{path}: is not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
+    entries = _records(path, text) if path.suffix == ".json" else _lines(path, text)
+    if not entries:
+        raise ListError(f"{path}: holds no entries; expected is `relative/path label` a line")
+    return entries
+
+
+def _lines(path: Path, text: str) -> list[Entry]:
+    entries = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        fields = re.fullmatch(r"\s*(.*?[^\s,])\s*[\s,]\s*(\S+)\s*", line)
+        if not fields:
+            raise ListError(f"{path}, line {number}: {line.strip()!r} has no label; expected is `relative/path label`")
+        name, label = fields.groups()
+        counted = re.fullmatch(r"(.*?[^\s,])\s*[\s,]\s*(\d+)", name)
+        name, total = (counted[1], int(counted[2])) if counted else (name, None)
+        entries.append(Entry(name, _label(label, f"{path}, line {number}"), total))
+    return entries
+
+
+def _records(path: Path, text: str) -> list[Entry]:
+    try:
+        records = json.loads(text)
+        named = [(str(r["vid_name"]), r["label"]) for r in records]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ListError(f"{path}: is not a list of records with vid_name and label ({error})") from error
+    return [Entry(f"{name}.mp4", _label(label, f"{path}, record {i}")) for i, (name, label) in enumerate(named, 1)]
+
+
+def _label(text: str | int, where: str) -> int:
+    if not re.fullmatch(r"\d+", str(text)):
+        raise ListError(f"{where}: label {text!r}: allowed is a whole number, 0 or more")
+    return int(text)
+
+
+class VideoDataset(Dataset):
+    """The clips of a list file: an item is a dict that `collate` stacks.
+
+    video float32 (V,T,3,size,size), V = test_clips * test_crops views in testing (a clip's crops side by side), 1 in
+    training; label int (after a flip, its partner's); index int; weight 1.0; error "". A file that cannot be read
+    gives zeros, weight 0.0 and error `path: reason`: one bad file in a hundred thousand must not end a run.
+
+    What is random in item i of epoch e is a function of (seed, e, i) alone, however many workers there are and
+    wherever a run was resumed. cache=True keeps decoded frames in memory: for small data read in this process.
+    Raises ListError for a bad list and FileNotFoundError for a missing root.
+    """
+
+    def __init__(self, list_file: str | Path, root: str | Path, clip: ClipConfig, train: bool, seed: int = 0,
+                 cache: bool = False) -> None:
+        self.root, self.clip, self.train, self.seed = Path(root), clip, train, seed
+        self.entries = read_list(list_file)
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"{root}: there is no such folder of videos; paths in {list_file} are relative to it")
+        self.class_names = _class_names(Path(list_file))
+        self.classes = len(self.class_names) or max(e.label for e in self.entries) + 1
+        for number, entry in enumerate(self.entries, 1):
+            if entry.label >= self.classes:
+                raise ListError(f"{list_file}, entry {number}: label {entry.label}: classes.txt beside it names "
+                                f"{self.classes} classes, allowed is 0 to {self.classes - 1}")
+        self._transform = train_transform(clip) if train else test_views(clip)
+        self._cache: dict[int, Tensor] | None = {} if cache else None
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the random numbers of the following items."""
+        self._epoch = epoch
+
+    def __getitem__(self, index: int) -> dict:
+        label = self.entries[index].label
+        try:
+            video, label = self._train_item(index) if self.train else (self._test_item(index), label)
+            weight, error = 1.0, ""
+        except VideoError as reason:
+            views = 1 if self.train else self.clip.test_clips * self.clip.test_crops
+            video = torch.zeros(views, self.clip.frames, 3, self.clip.size, self.clip.size)
+            weight, error = 0.0, str(reason)
+        return {"video": video, "label": label, "index": index, "weight": weight, "error": error}
+
+    def _train_item(self, index: int) -> tuple[Tensor, int]:
+        key = hashlib.blake2b(f"{self.seed}/{self._epoch}/{index}".encode(), digest_size=8).digest()
+        with torch.random.fork_rng(devices=[]):
+            g = torch.random.default_generator.manual_seed(int.from_bytes(key, "big") >> 1)
+            clip = self.clip
+            frames = self._frames(index, lambda total: [
+                dense_indices(total, clip.frames, clip.stride, generator=g) if clip.sampling == "dense"
+                else uniform_indices(total, clip.frames, jitter=g)])
+            video, label = self._transform(frames[0], self.entries[index].label)
+        return video[None], label
+
+    def _test_item(self, index: int) -> Tensor:
+        clip, views = self.clip, self.clip.test_clips
+        frames = self._frames(index, lambda total: [
+            dense_indices(total, clip.frames, clip.stride, view=v, views=views) if clip.sampling == "dense"
+            else uniform_indices(total, clip.frames, view=v, views=views) for v in range(views)])
+        return torch.cat([self._transform(f) for f in frames])
+
+    def _frames(self, index: int, choose: Choice) -> Tensor:
+        """uint8 (clips,T,H,W,3) of the frames that `choose` picks."""
+        if self._cache is None:
+            return self._read(self.entries[index], choose)
+        if index not in self._cache:
+            self._cache[index] = self._read(self.entries[index], lambda total: [list(range(total))])[0]
+        whole = self._cache[index]
+        return whole[torch.tensor(choose(len(whole)))]
+
+    def _read(self, entry: Entry, choose: Choice) -> Tensor:
+        path = self.root / entry.path
+        if entry.total_frames is not None:
+            wanted = choose(_total(path, entry.total_frames))
+            frames = _read_images(path, sum(wanted, []))
+        else:
+            with VideoFile(path) as video:
+                wanted = choose(len(video))
+                frames = video.frames(sum(wanted, []))
+        return frames.unflatten(0, (len(wanted), -1))
+
+
+def _total(folder: Path, total: int) -> int:
+    if not folder.is_dir():
+        raise VideoError(folder, "there is no such folder of frames")
+    if total < 1:
+        raise VideoError(folder, f"the list gives it {total} frames: allowed is 1 or more")
+    return total
+
+
+def _read_images(folder: Path, wanted: list[int]) -> Tensor:
+    frames = []
+    for i in wanted:
+        try:
+            with Image.open(folder / f"img_{i + 1:05d}.jpg") as image:
+                frames.append(torch.from_numpy(np.array(image.convert("RGB"))))
+        except OSError as error:
+            raise VideoError(folder, f"img_{i + 1:05d}.jpg cannot be read ({error})") from error
+    if len({f.shape for f in frames}) > 1:
+        raise VideoError(folder, "its images differ in size")
+    return torch.stack(frames)
+
+
+def _class_names(list_file: Path) -> list[str]:
+    beside = list_file.with_name("classes.txt")
+    return beside.read_text(encoding="utf-8").splitlines() if beside.is_file() else []
+
+
+def collate(items: list[dict]) -> dict:
+    """Items of a VideoDataset as a batch: video (B,V,T,3,S,S), label and index (B,) long, weight (B,), error: B texts."""
+    return default_collate(items)
