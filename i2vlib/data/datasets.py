@@ -20,8 +20,8 @@ from i2vlib.data.sampling import dense_indices, uniform_indices
 from i2vlib.data.transforms import test_views, train_transform
 from i2vlib.data.video import VideoError, VideoFile
 
-
-Choice = Callable[[int], list[list[int]]]  # number of frames of a video -> frame numbers of each clip to take from it
+# number of frames of a video -> frame numbers of each clip to take from it
+Choice = Callable[[int], list[list[int]]]
 
 
 class ListError(ValueError):
@@ -62,11 +62,11 @@ def _lines(path: Path, text: str) -> list[Entry]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
-        fields = re.fullmatch(r"\s*(.*?[^\s,])\s*[\s,]\s*(\S+)\s*", line)
+        fields = re.fullmatch(r"\s*(.*[^\s,])\s*[\s,]\s*([^\s,]+)\s*", line)
         if not fields:
             raise ListError(f"{path}, line {number}: {line.strip()!r} has no label; expected is `relative/path label`")
         name, label = fields.groups()
-        counted = re.fullmatch(r"(.*?[^\s,])\s*[\s,]\s*(\d+)", name)
+        counted = re.fullmatch(r"(.*[^\s,])\s*[\s,]\s*(\d+)", name)
         name, total = (counted[1], int(counted[2])) if counted else (name, None)
         entries.append(Entry(name, _label(label, f"{path}, line {number}"), total))
     return entries
@@ -104,7 +104,7 @@ class VideoDataset(Dataset):
         self.root, self.clip, self.train, self.seed = Path(root), clip, train, seed
         self.entries = read_list(list_file)
         if not self.root.is_dir():
-            raise FileNotFoundError(f"{root}: there is no such folder of videos; paths in {list_file} are relative to it")
+            raise FileNotFoundError(f"{root}: there is no such folder; the paths in {list_file} are relative to it")
         self.class_names = _class_names(Path(list_file))
         self.classes = len(self.class_names) or max(e.label for e in self.entries) + 1
         for number, entry in enumerate(self.entries, 1):
@@ -199,5 +199,5 @@ def _class_names(list_file: Path) -> list[str]:
 
 
 def collate(items: list[dict]) -> dict:
-    """Items of a VideoDataset as a batch: video (B,V,T,3,S,S), label and index (B,) long, weight (B,), error: B texts."""
+    """Items of a VideoDataset as a batch: video (B,V,T,3,S,S), label, index, weight (B,), error: a list of B texts."""
     return default_collate(items)

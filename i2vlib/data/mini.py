@@ -43,7 +43,7 @@ RADII = torch.tensor([[0.22, 0.27], [0.31, 0.36], [0.40, 0.46]])  # small, mediu
 
 @dataclass(frozen=True)
 class MiniTask:
-    """One embedded task. twins: clips 2k and 2k+1 hold the same frames in opposite order, their labels are 2j and 2j+1."""
+    """One embedded task. twins: clips 2k and 2k+1 hold the same frames in opposite order; their labels are 2j, 2j+1."""
 
     name: str
     frames: int

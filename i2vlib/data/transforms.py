@@ -30,8 +30,8 @@ class TrainTransform:
         self.clip = clip
         self.partner = dict(clip.flip_pairs) | {b: a for a, b in clip.flip_pairs}
         n, m = clip.rand_augment
-        # The papers count magnitudes from 0 to 10: eleven bins.
-        self.augment = v2.RandAugment(n, m, num_magnitude_bins=11, interpolation=InterpolationMode.BILINEAR) if n else None
+        bins = 11  # the papers count magnitudes from 0 to 10
+        self.augment = v2.RandAugment(n, m, bins, interpolation=InterpolationMode.BILINEAR) if n else None
         self.crop = v2.RandomResizedCrop(clip.size, antialias=True)
         self.erase = v2.RandomErasing(clip.erasing)
 
@@ -55,7 +55,7 @@ test_views.__test__ = False  # the name is not a test's, whatever pytest thinks
 
 
 class TestViews:
-    """Short side to `test_short_side`, then the centre crop, or three crops along the longer side: start, centre, end."""
+    """Short side to `test_short_side`, then the centre crop, or start, centre and end along the longer side."""
 
     __test__ = False
 

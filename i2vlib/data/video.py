@@ -21,6 +21,9 @@ except ImportError:  # no wheel for this platform: Apple silicon, ARM Linux
     decord = None
 
 
+DAMAGED = "is damaged: a frame cannot be decoded"
+
+
 class VideoError(RuntimeError):
     """A video cannot give the frames asked for. The message is `path: reason`."""
 
@@ -52,9 +55,9 @@ class VideoFile:
         if decoder == "decord":
             try:
                 return _Decord(self.path)
-            except _Unable:
+            except _Unable as error:
                 if not fall_back:
-                    raise
+                    raise VideoError(self.path, f"decord cannot read it ({error})") from error
         return _PyAV(self.path)
 
     def __len__(self) -> int:
@@ -97,7 +100,7 @@ class _Decord:
             self.reader = decord.VideoReader(path, num_threads=1)
             starts = self.reader.get_frame_timestamp(range(len(self.reader)))[:, 0]
         except (RuntimeError, decord.DECORDError) as error:
-            raise _Unable(_short(error)) from error
+            raise _Unable(str(error).splitlines()[0]) from error
         if not len(starts):
             raise _Unable("has no frames")
         if (starts < -1e9).any():  # frames without a time stamp (AVI with B-frames): decord sorts by time stamps
@@ -112,8 +115,8 @@ class _Decord:
             return self.reader.get_batch(wanted).asnumpy()
         except (RuntimeError, decord.DECORDError) as error:
             if "size must exactly match" in str(error):  # rows padded to a multiple of 3 bytes: widths such as 48
-                raise _Unable(_short(error)) from error
-            raise VideoError(self.path, f"is damaged: its frames cannot be decoded ({_short(error)})") from error
+                raise _Unable(str(error).splitlines()[0]) from error
+            raise VideoError(self.path, DAMAGED) from error
 
     def close(self) -> None:
         self.reader = None  # the decoder's thread and memory go with its last reference
@@ -127,7 +130,7 @@ class _PyAV:
         with self._container() as container:
             stream = container.streams.video[0]
             packets = [p for p in self._guard(container.demux(stream)) if p.size]
-            promised = stream.frames  # 0: the container does not say
+            promised = stream.frames if "mp4" in container.format.name else 0  # AVI may overstate, WebM does not say
         self.total = len(packets)
         _refuse_cut(path, sum(p.pts is not None and p.pts < 0 for p in packets), self.total)
         if self.total < max(promised, 1) or packets[-1].is_corrupt:
@@ -150,11 +153,11 @@ class _PyAV:
     def _container(self) -> av.container.InputContainer:
         try:
             container = av.open(self.path, metadata_errors="ignore")
-        except (av.error.FFmpegError, ValueError) as error:
+        except av.error.FFmpegError as error:
             with open(self.path, "rb") as file:
                 mp4 = file.read(12)[4:8] == b"ftyp"
             raise VideoError(self.path, "is cut off: an MP4 file without its index (moov)" if mp4
-                             else f"is not a video ({_short(error)})") from error
+                             else f"is not a video ({error.strerror})") from error
         if not container.streams.video:
             kinds = sorted({s.type for s in container.streams})
             container.close()
@@ -164,8 +167,8 @@ class _PyAV:
     def _guard(self, items: Iterable) -> Iterator:
         try:
             yield from items
-        except (av.error.FFmpegError, ValueError) as error:
-            raise VideoError(self.path, f"is damaged: its frames cannot be decoded ({_short(error)})") from error
+        except av.error.FFmpegError as error:
+            raise VideoError(self.path, DAMAGED) from error
 
     def close(self) -> None:
         """Nothing stays open between calls."""
@@ -176,10 +179,6 @@ def _refuse_cut(path: str, hidden: int, total: int) -> None:
     if hidden:
         raise VideoError(path, f"was cut by stream copy: {hidden} of its {total} frames lie before its start; "
                                "encode it anew")
-
-
-def _short(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].split(": ", 1)[-1][:160]
 
 
 def frame_count(path: str | Path) -> int:

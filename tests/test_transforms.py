@@ -1,0 +1,106 @@
+"""Whatever is random is the same for all frames of a clip; the geometry is checked with pictures of coordinates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from i2vlib.config import ClipConfig
+from i2vlib.data.transforms import test_views as make_views
+from i2vlib.data.transforms import train_transform
+
+PLAIN = dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+SMALL = ClipConfig(frames=3, size=48, short_side=64, test_short_side=48, flip=0.0, **PLAIN)
+
+
+def coordinates(height: int, width: int, frames: int = 3) -> torch.Tensor:
+    """Red holds the row, green the column: a crop shows where it was taken."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    picture = torch.stack([rows, columns, torch.zeros_like(rows)], -1).to(torch.uint8)
+    return picture[None].repeat(frames, 1, 1, 1)
+
+
+def still(height: int = 72, width: int = 100, frames: int = 4) -> torch.Tensor:
+    g = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (1, height, width, 3), generator=g, dtype=torch.uint8).repeat(frames, 1, 1, 1)
+
+
+def test_frames_of_the_right_size_stay_as_they_are():
+    frames = torch.randint(0, 256, (3, 48, 48, 3), dtype=torch.uint8)
+    wide = torch.nn.functional.pad(frames, (0, 0, 8, 8))  # a wall on both sides, as around the embedded clips
+    config = ClipConfig(frames=3, size=48, test_short_side=48, random_crop=False, flip=0.0, **PLAIN)
+    for clip in (frames, wide):
+        for out in (train_transform(config)(clip, 0)[0], make_views(config)(clip)[0]):
+            assert (out.permute(0, 2, 3, 1) * 255 - frames).abs().max() < 1e-4
+
+
+def test_normalised_with_mean_and_std():
+    config = ClipConfig(frames=1, size=8, test_short_side=8, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.125))
+    out = make_views(config)(torch.full((1, 8, 8, 3), 255, dtype=torch.uint8))
+    assert out.dtype == torch.float32
+    assert torch.allclose(out[0, 0, :, 3, 3], torch.tensor([0.9 / 0.5, 0.8 / 0.25, 0.7 / 0.125]))
+
+
+@pytest.mark.parametrize("strong", [
+    dict(flip=0.5), dict(rand_augment=(4, 7)), dict(erasing=1.0), dict(flip=0.5, rand_augment=(4, 7), erasing=0.5)])
+def test_all_frames_share_every_random_choice(strong):
+    transform = train_transform(ClipConfig(frames=4, size=48, short_side=64, test_short_side=48, **strong))
+    different = []
+    for seed in range(12):
+        torch.manual_seed(seed)
+        video, _ = transform(still(), 0)
+        assert video.shape == (4, 3, 48, 48) and all(torch.equal(video[0], v) for v in video[1:])
+        different.append(video[0])
+    assert len({d.sum().item() for d in different}) > 6  # and the choices do differ between clips
+
+
+def test_random_crop_covers_the_picture():
+    transform, tops, lefts = train_transform(SMALL), set(), set()
+    for seed in range(40):
+        torch.manual_seed(seed)
+        video, _ = transform(coordinates(64, 96), 0)
+        tops.add(int(video[0, 0, 0, 0] * 255) // 16)
+        lefts.add(int(video[0, 1, 0, 0] * 255) // 16)
+    assert len(tops) >= 3 and len(lefts) >= 4
+
+
+def test_flip_mirrors_and_exchanges_labels():
+    config = ClipConfig(frames=3, size=48, test_short_side=48, random_crop=False, flip=1.0, flip_pairs=((0, 1), (5, 3)),
+                        **PLAIN)
+    transform = train_transform(config)
+    video, _ = transform(coordinates(48, 48), 0)
+    assert (video[0, 1, 0] * 255).round().tolist() == list(range(47, -1, -1))
+    assert [transform(coordinates(48, 48), label)[1] for label in range(6)] == [1, 0, 2, 5, 4, 3]
+
+
+def test_flip_keeps_labels_of_clips_that_are_not_flipped():
+    transform = train_transform(ClipConfig(frames=3, size=48, test_short_side=48, random_crop=False, flip=0.5,
+                                           flip_pairs=((0, 1),), **PLAIN))
+    flipped = []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        video, label = transform(coordinates(48, 48), 0)
+        mirrored = bool(video[0, 1, 0, 0] > video[0, 1, 0, -1])
+        assert label == int(mirrored)
+        flipped.append(mirrored)
+    assert 8 < sum(flipped) < 32
+
+
+@pytest.mark.parametrize("height, width, corners", [
+    (48, 96, [(0, 0), (0, 24), (0, 48)]), (80, 48, [(0, 0), (16, 0), (32, 0)]), (48, 48, [(0, 0)] * 3)])
+def test_three_crops_along_the_longer_side(height, width, corners):
+    views = make_views(ClipConfig(frames=3, size=48, test_short_side=48, test_crops=3, **PLAIN))
+    out = (views(coordinates(height, width)) * 255).round()
+    assert out.shape == (3, 3, 3, 48, 48)
+    assert [tuple(v[0, :2, 0, 0].int().tolist()) for v in out] == corners
+    single = make_views(ClipConfig(frames=3, size=48, test_short_side=48, **PLAIN))(coordinates(height, width))
+    assert torch.equal((single[0] * 255).round(), out[1])
+
+
+def test_short_side_is_scaled_and_the_aspect_ratio_kept():
+    white = torch.full((3, 100, 200, 3), 255, dtype=torch.uint8)
+    white[:, :, 100:] = 0
+    out = make_views(ClipConfig(frames=3, size=40, test_short_side=50, test_crops=3, **PLAIN))(white)  # 50 x 100 pixels
+    assert out.shape == (3, 3, 3, 40, 40)
+    assert out[0].min() == 1 and out[2].max() == 0  # the outer crops end before the edge in the middle
+    assert out[1, 0, 0, 20].gt(0.5).sum() == 20
