@@ -1,0 +1,60 @@
+# Each target sets itself up: a fresh machine needs Python >= 3.10 and make, nothing else.
+# Written for GNU make 3.81 and later (the one that macOS ships).
+
+VENV   := .venv
+PY     := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+NAMES  := python3 python3.13 python3.12 python3.11 python3.10
+
+# 04 trains a model: tests/test_notebooks.py runs it with small parameters instead.
+NBVAL  := $(filter-out notebooks/04_%,$(wildcard notebooks/[0-9]*.ipynb))
+
+.PHONY: help reproduce test lab bench experiments badges clean
+
+help:
+	@echo "make reproduce    run the notebooks in order, write build/reproduce/index.html"
+	@echo "make test         lint, unit tests, notebooks"
+	@echo "make lab          open the course in JupyterLab"
+	@echo "make bench        time the merged model against the plain tower and open_clip's"
+	@echo "make experiments  run the longer experiments whose cached results the notebooks show"
+	@echo "make badges REPO=you/fork   point the Colab badges and setup cells at a GitHub repository"
+	@echo "make clean        remove build/ (the environment in $(VENV) and the data stay)"
+	@echo
+	@echo "The first call makes $(VENV) (2-4 minutes, about 6 GB). Choose an interpreter with PYTHON=/path/to/python3."
+
+# A machine without network must work once the environment is there: HF_HUB_OFFLINE makes a slip show at once.
+reproduce: $(READY)
+	HF_HUB_OFFLINE=1 $(PY) -m i2vlib.reproduce
+
+test: $(READY)
+	$(PY) -m ruff check --output-format concise .
+	HF_HUB_OFFLINE=1 $(PY) -m pytest --nbval-lax tests $(NBVAL)
+
+lab: $(READY)
+	$(PY) -m jupyterlab $(LAB_FLAGS) $(firstword $(wildcard notebooks/00_*.ipynb))
+
+bench: $(READY)
+	$(PY) -m i2vlib.measure latency
+
+experiments: $(READY)
+	$(PY) -m i2vlib.experiments
+
+badges: $(READY)
+	@test -n "$(REPO)" || { echo "say which repository: make badges REPO=you/fork"; exit 2; }
+	$(PY) -m i2vlib.environment badges $(REPO)
+
+clean:
+	rm -rf build .pytest_cache .ruff_cache
+
+# An interpreter that moved or was upgraded leaves a dead link in .venv: make the environment again.
+ifneq ($(shell $(PY) -c 'print("alive")' 2>/dev/null),alive)
+.PHONY: $(READY)
+endif
+
+$(READY): requirements.txt pyproject.toml
+	@for p in $(PYTHON) $(if $(PYTHON),,$(NAMES)); do \
+	  if $$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; \
+	  then exec $$p i2vlib/environment.py make $(VENV); fi; \
+	done; \
+	echo "No Python >= 3.10 found (looked for: $(or $(PYTHON),$(NAMES))). Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; \
+	exit 1

@@ -1,0 +1,94 @@
+"""The rules of the house for files: what must be there, how large it may be, what it must not say."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted(p for p in (ROOT / "i2vlib").rglob("*.py") if p.name != "__init__.py")
+TEXTS = {".py", ".md", ".toml", ".txt", ".yml", ".css", ""}
+
+
+def committed() -> list[Path]:
+    """The files that git tracks; in a downloaded archive, all that lie outside of .venv and build."""
+    found = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True).stdout.split("\n")
+    paths = [ROOT / name for name in found if name] or [
+        p for p in ROOT.rglob("*") if not {".venv", "build", ".git"} & set(p.relative_to(ROOT).parts)]
+    return [p for p in paths if p.is_file()]
+
+
+@pytest.mark.parametrize("name", [
+    "README.md", "LICENSE", "Makefile", "requirements.txt", "environment.yml", "pyproject.toml", "data/README.md",
+    ".ci/run", "notebooks/setup_cell.py",
+])
+def test_a_stranger_finds(name):
+    assert (ROOT / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_a_module_is_small_documented_and_tested(path):
+    text = path.read_text()
+    assert text.count("\n") <= 320, "the house aims at 300 lines: is the cut right?"
+    assert text.startswith('"""') and "from __future__ import annotations" in text
+    assert path.stem not in {"utils", "helpers", "common", "misc"}
+    tests = ROOT / "tests"
+    dotted = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    assert (tests / f"test_{path.stem}.py").exists() or any(
+        re.search(rf"\b{dotted}\b", p.read_text()) for p in tests.glob("test_*.py")), f"no test imports {dotted}"
+
+
+def test_no_text_names_a_path_of_a_machine():
+    pattern = re.compile(r"/(?:root|work|home/\w+|Users/\w+)/")
+    for path in committed():
+        if path.suffix in TEXTS:
+            found = pattern.search(path.read_text(encoding="utf-8", errors="ignore"))
+            assert not found, f"{path.relative_to(ROOT)}: {found.group()}"
+
+
+def test_nothing_large_is_committed():
+    for path in committed():
+        assert path.stat().st_size < 4_000_000, f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e6:.1f} MB"
+
+
+def test_conda_and_the_package_take_their_list_from_requirements_txt():
+    import yaml
+
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert conda["dependencies"][-1] == {"pip": ["-r requirements.txt"]}
+    assert 'dependencies = { file = ["requirements.txt"] }' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_requirements_leave_the_runtime_of_colab_where_it_is():
+    """Colab runs torch 2.11, torchvision 0.26, numpy 2.1, ipywidgets 7.7: our ranges must hold them."""
+    from packaging.requirements import Requirement
+
+    lines = [line.split(" #")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    ranges = {r.name: r.specifier for r in map(Requirement, (s for s in lines if s and s[0] != "#"))}
+    there = {"torch": "2.11.0", "torchvision": "0.26.0", "numpy": "2.1.3", "ipywidgets": "7.7.1"}
+    for name, version in there.items():
+        assert version in ranges[name], f"{name} {ranges[name]} would move Colab's {version}"
+
+
+def test_make_without_a_target_explains_itself():
+    text = subprocess.run(["make", "-C", str(ROOT)], capture_output=True, text=True).stdout
+    for target in ("reproduce", "test", "lab", "bench", "experiments", "badges", "clean"):
+        assert f"make {target}" in text
+
+
+def test_every_module_of_the_library_is_packaged():
+    """setuptools takes only folders with an __init__.py; assets and style sheets ride as package data."""
+    for folder in {p.parent for p in MODULES}:
+        assert (folder / "__init__.py").exists(), folder
+    assert 'i2vlib = ["assets/*", "*.css"]' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_page_on_data_tells_of_the_embedded_tasks_as_they_are():
+    from i2vlib.data.mini import TASKS
+
+    page = (ROOT / "data/README.md").read_text()
+    for name, task in TASKS.items():
+        assert f"| `{name}` | {task.frames} | {len(task.class_names)} |" in page
