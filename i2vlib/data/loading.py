@@ -10,7 +10,9 @@ import functools
 import hashlib
 import math
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -36,15 +38,25 @@ def load(dataset, batches: Sequence[list], workers: int, device: torch.device) -
                         pin_memory=device.type == "cuda", worker_init_fn=_ignore_interrupt)
     iterator = iter(loader)
     for batch in batches:
-        try:
+        with lost_workers(lambda: clip_names(dataset, batch)):  # noqa: B023, called at once
             items = next(iterator)
-        except RuntimeError as error:
-            if not any(sign in str(error) for sign in ("timed out", "exited unexpectedly")):
-                raise
-            raise LoadingError(f"decoding stopped ({str(error).splitlines()[0]}). It was at one of these clips or "
-                               f"just after them: {clip_names(dataset, batch)}. An empty file in the place of a "
-                               "broken one is counted, named and left out") from error
         yield items
+
+
+@contextmanager
+def lost_workers(clips: Callable[[], str]) -> Iterator[None]:
+    """Turn what DataLoader raises for a worker that died or hangs into a LoadingError that says where it may have been.
+
+    A death is reported in the middle of whatever the main process does, so this also stands around work with the model.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        signs = ("timed out", "exited unexpectedly", "killed by signal")
+        if isinstance(error, LoadingError) or not ("DataLoader" in str(error) and any(s in str(error) for s in signs)):
+            raise
+        raise LoadingError(f"decoding stopped ({str(error).splitlines()[0]}). It was at or shortly after {clips()}. An "
+                           "empty file in the place of a broken one is counted, named and left out") from error
 
 
 def _ignore_interrupt(worker: int) -> None:
@@ -52,12 +64,14 @@ def _ignore_interrupt(worker: int) -> None:
 
 
 def clip_path(dataset, index: int) -> str:
-    """The path of a clip in the set's list, or "clip <index>" for a set without `entries`.
+    """Where the file of a clip lies, or "clip <index>" for a set without `entries`.
 
     An index past the end goes on from the start, as in a set that is passed through again.
     """
     entries = getattr(dataset, "entries", None)
-    return str(entries[index % len(entries)].path) if entries else f"clip {index}"
+    if not entries:
+        return f"clip {index}"
+    return str(Path(getattr(dataset, "root", ""), entries[index % len(entries)].path))
 
 
 def clip_names(dataset, indices: Sequence[int], most: int = 8) -> str:
@@ -110,13 +124,13 @@ def shuffled(clips: int, seed: int, epoch: int) -> Tensor:
 
 
 class Batches:
-    """The micro-batches of one process from step `start` on: lists of places in the repeated set.
+    """The micro-batches of one process from step `start` on (0 unless it is set): lists of places in the repeated set.
 
     Place p means clip p % clips in pass p // clips. Skipping to `start` reads no clip.
     """
 
-    def __init__(self, clips: int, config: TrainConfig, start: int, rank: int = 0, world: int = 1):
-        self.clips, self.config, self.start, self.rank, self.world = clips, config, start, rank, world
+    def __init__(self, clips: int, config: TrainConfig, rank: int = 0, world: int = 1):
+        self.clips, self.config, self.rank, self.world, self.start = clips, config, rank, world, 0
         self.size, rest = divmod(config.batch_size, config.accumulate * world)
         if rest:
             raise ConfigError(f"TrainConfig.batch_size = {config.batch_size}: allowed is a multiple of accumulate "
@@ -141,7 +155,8 @@ class Repeated:
     """A set passed through again and again. The pass travels with the index, so that decoding processes know it too."""
 
     def __init__(self, dataset):
-        self.dataset, self.entries = dataset, getattr(dataset, "entries", None)
+        self.dataset = dataset
+        self.entries, self.root = getattr(dataset, "entries", None), getattr(dataset, "root", "")
 
     def __getitem__(self, place: int) -> dict:
         epoch, index = divmod(place, len(self.dataset))

@@ -1,0 +1,42 @@
+"""AdamW with the paper's parameter groups, and the learning rate of every step."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from i2vlib.config import ConfigError, TrainConfig
+
+
+def make_optimiser(model: nn.Module, config: TrainConfig, steps: int) -> tuple[AdamW, LambdaLR]:
+    """The optimiser over what requires gradients, and its schedule over so many steps."""
+    optimiser = AdamW(parameter_groups(model, config), betas=config.betas)
+    return optimiser, LambdaLR(optimiser, lambda step: lr_factor(step, steps, config))
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
+    """AdamW's groups over what requires gradients: lr · backbone_lr in the backbone, lr in the head; no weight decay on
+    norms, embeddings and biases. Raises ConfigError if nothing trains.
+    """
+    groups: dict[tuple[float, float], list] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            plain = parameter.ndim < 2 or name.endswith("embedding")
+            rate = config.lr * (config.backbone_lr if name.startswith("backbone.") else 1.0)
+            key = (rate, 0.0 if plain else config.weight_decay)
+            groups.setdefault(key, []).append(parameter)
+    if not groups:
+        raise ConfigError("nothing trains: no parameter of the model requires gradients. ModelConfig.classes above 0 "
+                          "gives it a head that does")
+    return [{"params": members, "lr": lr, "weight_decay": decay} for (lr, decay), members in groups.items()]
+
+
+def lr_factor(step: int, total: int, config: TrainConfig) -> float:
+    """The learning rate of a step, 0 to total - 1, as a share of lr: a line from warmup_start to 1, a cosine to 0."""
+    warm = round(config.warmup * total)
+    if step < warm:
+        return config.warmup_start + (1 - config.warmup_start) * step / warm
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))

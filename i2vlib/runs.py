@@ -1,0 +1,138 @@
+"""The folder of a run: its state file, its metrics, TensorBoard, and what may interrupt their writing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from i2vlib.config import Config, ConfigError
+
+STATE, METRICS, BOARD, BEST, FINAL = "state.pt", "metrics.jsonl", "tb", "best.safetensors", "model.safetensors"
+FREE = ("workers", "save_every")  # fields of TrainConfig that a resumed run may change: no weight depends on them
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on."""
+
+
+def write_state(out: Path, state: dict) -> None:
+    """Replace out/state.pt by a whole new one. Killed at any moment, the old or the new one is there."""
+    part = out / f"{STATE}.part"
+    with open(part, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, out / STATE)
+
+
+def read_state(out: Path) -> dict | None:
+    """The state that was saved in `out`, tensors on the CPU, or None. Runs no code from it. Raises TrainingError."""
+    path = out / STATE
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises a dozen kinds
+        raise TrainingError(f"{path} cannot be read ({str(error).splitlines()[0]}). Train with resume=False to start "
+                            "anew, or into another folder") from error
+
+
+def clear_run(out: Path) -> None:
+    """Make the folder and remove what an earlier run left in it, nothing else."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (STATE, METRICS, BEST, FINAL):  # the state first: without it nothing is left to resume
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / BOARD, ignore_errors=True)
+
+
+def check_same(saved: str, config: Config, out: Path) -> None:
+    """Raise ConfigError naming the first field in which `config` differs from the JSON saved with the run in `out`."""
+    now = json.loads(config.to_json())
+    for name, old, new in _differences(json.loads(saved), now, type(config).__name__):
+        if name.rpartition(".")[2] not in FREE:
+            raise ConfigError(f"{name} = {new!r}, but the run in {out} has {old!r}: allowed is the same value to "
+                              "resume it, another folder, or resume=False to start anew")
+
+
+def _differences(old, new, name: str) -> Iterator[tuple[str, object, object]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}")
+    elif old != new:
+        yield name, old, new
+
+
+class RunLog:
+    """metrics.jsonl and TensorBoard. What a killed run wrote after `step`, where it resumes, is dropped from both."""
+
+    def __init__(self, out: Path, step: int):
+        from torch.utils.tensorboard import SummaryWriter  # seconds to import, needed only here
+
+        path = out / METRICS
+        lines = path.read_text().splitlines() if path.exists() else []
+        part = path.with_name(f"{METRICS}.part")
+        part.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+        os.replace(part, path)
+        self.file = open(path, "a", buffering=1)
+        self.board = SummaryWriter(out / BOARD, purge_step=step + 1)
+
+    def write(self, split: str, step: int, **values: float) -> None:
+        """One line {"split": train or val, "step": steps done, ...}, and a curve "split/name" for each value."""
+        self.file.write(json.dumps({"split": split, "step": step, **values}) + "\n")
+        for name, value in values.items():
+            self.board.add_scalar(f"{split}/{name}", value, step)
+
+    def flush(self) -> None:
+        """Put on disk what was written: before a state is saved, so that its metrics are there when it is resumed."""
+        os.fsync(self.file.fileno())
+        self.board.flush()
+
+    def close(self) -> None:
+        self.file.close()
+        self.board.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):  # the line that was being written when the run was killed
+        return float("inf")
+
+
+class Interrupts:
+    """Holds Ctrl-C back while `whole` work is under way, so that what is saved is never half a step.
+
+    A second Ctrl-C breaks in; `broken` then stays True and nothing is saved.
+    """
+
+    def __init__(self):
+        self.broken, self.asked, self.previous = False, False, None
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        self.broken = True  # until the end is reached
+        yield
+        self.broken = False
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def install(self) -> None:
+        if threading.current_thread() is threading.main_thread():  # only there can signals be handled
+            self.previous = signal.signal(signal.SIGINT, self._handle)
+
+    def remove(self) -> None:
+        if self.previous is not None:
+            signal.signal(signal.SIGINT, self.previous)
+
+    def _handle(self, *_) -> None:
+        if not self.broken or self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
