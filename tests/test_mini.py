@@ -105,17 +105,28 @@ def test_one_frame_shows_the_appearance(root):
                 assert frame[mask].mean(0).argmax() == strongest
 
 
+def test_shapes_are_those_of_the_labels(root):
+    frames, labels = clips(root, "appearance")
+    where, hollow = middle(frames).round().int(), []
+    for clip, place in zip(frames, where, strict=True):
+        x, y, _ = place[0].tolist()
+        heart = clip[0, y - 1:y + 2, x - 1:x + 2].float()
+        hollow.append(bool((heart.amax(-1) - heart.amin(-1)).mean() < 55))
+    shape = labels // 4
+    rings = shape == ATTRIBUTES["shape"].index("ring")
+    filled = (shape < ATTRIBUTES["shape"].index("ring")) | (shape == ATTRIBUTES["shape"].index("star"))
+    hollow = torch.tensor(hollow)
+    assert hollow[rings].all() and not hollow[filled].any()
+
+
 def test_same_seed_same_bytes_and_other_seed_other_clips(tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, "motion", replace(TASKS["motion"], train=6, val=6))
     files = [render("motion", tmp_path / str(i), seed, progress=False) / "val" / "00003.mp4"
              for i, seed in enumerate((0, 0, 1))]
     a, b, c = (f.read_bytes() for f in files)
     assert a == b and a != c
-
-
-def test_train_and_val_share_no_clip(root):
-    train, val = clips(root, "motion", "train")[0], clips(root, "motion", "val")[0]
-    assert not any(torch.equal(t, v) for t in train for v in val)
+    train, val = clips(tmp_path / "0", "motion", "train")[0], clips(tmp_path / "0", "motion", "val")[0]
+    assert not any(torch.equal(t, v) for t in train for v in val)  # of equal number: only the split tells them apart
 
 
 def test_cache_is_kept_when_whole_and_replaced_when_not(tmp_path, monkeypatch):
