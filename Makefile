@@ -34,7 +34,7 @@ lab: $(READY)
 	$(PY) -m jupyterlab $(LAB_FLAGS) $(firstword $(wildcard notebooks/00_*.ipynb))
 
 bench: $(READY)
-	$(PY) -m i2vlib.measure latency
+	$(PY) -m i2vlib.measure
 
 experiments: $(READY)
 	$(PY) -m i2vlib.experiments

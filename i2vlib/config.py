@@ -223,7 +223,7 @@ class TrainConfig(Config):
     batch_size: int = 64  # clips an optimiser step, over all devices and accumulated micro-batches
     accumulate: int = 1  # micro-batches an optimiser step
     lr: float = 3e-4
-    tower_lr: float = 1.0  # factor on lr for the image tower's own weights (0.1 for full fine-tuning)
+    backbone_lr: float = 1.0  # factor on lr for all that trains in the backbone; the head keeps lr
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.05  # not on norms, embeddings and biases
     warmup: float = 0.0625  # share of all steps; 2.5 of 40 epochs
@@ -242,7 +242,7 @@ class TrainConfig(Config):
         self.need(self.steps >= 0, "steps", "0 or more")
         self.need(self.batch_size % self.accumulate == 0, "accumulate", f"a divisor of batch_size {self.batch_size}")
         self.need(self.lr > 0, "lr", "more than 0")
-        self.need(self.tower_lr >= 0, "tower_lr", "0 or more")
+        self.need(self.backbone_lr >= 0, "backbone_lr", "0 or more")
         self.need(0 <= self.warmup < 1, "warmup", "a share of the run, from 0 to below 1")
         self.need(0 <= self.label_smoothing < 1, "label_smoothing", "from 0 to below 1")
         self.need(self.precision in ("auto", "no", "bf16", "fp16"), "precision", "auto, no, bf16 or fp16")

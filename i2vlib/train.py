@@ -162,7 +162,8 @@ class Run:
         if self.summary is None:
             self.interrupts.install()
             try:
-                self._loop()
+                with loading.lost_workers(lambda: f"the clips of step {self.step + 1}"):
+                    self._loop()
                 self._finish()
             except BaseException:  # Ctrl-C too
                 if not self.interrupts.broken and self.step > self.saved:
@@ -188,7 +189,7 @@ class Run:
                     with self.interrupts.whole():
                         self.save()
                 micro_batches = [next(stream) for _ in range(config.accumulate)]
-                with self.interrupts.whole(), loading.lost_workers(lambda: f"the clips of step {self.step + 1}"):
+                with self.interrupts.whole():
                     self._update(micro_batches)
                 bar.update()
                 bar.set_postfix(loss=f"{self.metrics['loss']:.3f}", refresh=False)

@@ -30,6 +30,10 @@ MINI_TOWER = Path(__file__).parent / "assets" / "mini_tower.safetensors"
 TOWER_KEYS = {"image_size", "patch_size", "layers", "width", "head_width", "mlp_ratio"}  # a plain open_clip vision_cfg
 
 
+STORAGES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
+            "DoubleStorage": torch.float64, "LongStorage": torch.int64, "IntStorage": torch.int32}
+
+
 class WeightsError(ValueError):
     """Weights that cannot be found, read, or do not fit the model."""
 
@@ -121,7 +125,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return _read_torchscript(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-        raise WeightsError(f"{path}: not a readable weights file: {str(error).splitlines()[0]}") from error
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise WeightsError(f"{path}: not a readable weights file: {reason}") from error
     state = state.get("state_dict", state) if isinstance(state, Mapping) else state
     if not isinstance(state, Mapping) or not all(isinstance(k, str) for k in state):
         raise WeightsError(f"{path}: holds a {type(state).__name__}: allowed is a dict of tensors, or one under 'state_dict'")
@@ -144,8 +149,8 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
                 return torch._utils._rebuild_tensor_v2
             if module == "collections" and name == "OrderedDict":
                 return dict
-            if module == "torch" and name.endswith("Storage"):
-                return getattr(torch, name).dtype
+            if module == "torch" and name in STORAGES:
+                return STORAGES[name]
             raise WeightsError(f"{path}: holds a {module}.{name}: allowed are tensors only")
 
         def persistent_load(self, reference):

@@ -1,4 +1,4 @@
-"""The authors' ZeroI2V checkpoints, in and out. Facts about their format: key names, what they hold and what they leave unsaid."""
+"""The authors' ZeroI2V checkpoints, in and out. Their key names, what they hold and what they leave unsaid."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def load_zeroi2v(checkpoint: Mapping[str, Tensor] | str | Path, *, heads: int, o
 
 
 def zeroi2v_state(model: VideoClassifier) -> dict[str, Tensor]:
-    """Our model's weights under the names of the released checkpoints (`backbone.`, `cls_head.fc_cls.`); `proj` is not in them."""
+    """Our model's weights under the names of the released checkpoints (`backbone.`, `cls_head.fc_cls.`), without `proj`."""
     state = {}
     for name, value in model.state_dict().items():
         parts = name.split(".")

@@ -124,3 +124,22 @@ def test_a_decoder_that_hangs_ends_with_the_names(monkeypatch):
     monkeypatch.setattr(loading, "TIMEOUT", 3)
     with pytest.raises(loading.LoadingError, match="timed out after 3 seconds.*clips/2.mp4, clips/3.mp4"):
         evaluate(tiny_model(), HangingSet(6), batch_size=2, workers=1, progress=False)
+
+
+@pytest.mark.parametrize("error", [
+    RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed."), ConnectionResetError(104, "reset by peer"),
+    RuntimeError("DataLoader worker (pid(s) 1) exited unexpectedly"), EOFError(), FileNotFoundError(2, "no socket")])
+def test_what_a_dead_worker_leads_to_while_receiving(error):
+    with pytest.raises(loading.LoadingError, match="at or shortly after a.mp4"):
+        with loading.lost_workers(lambda: "a.mp4", receiving=True):
+            raise error
+
+
+@pytest.mark.parametrize("error, receiving", [
+    (FileNotFoundError("Caught FileNotFoundError in DataLoader worker process 0."), True),
+    (FileNotFoundError(2, "no folder to save in"), False), (RuntimeError("shapes do not match"), True)])
+def test_other_errors_stay_what_they_are(error, receiving):
+    with pytest.raises(type(error)) as raised:
+        with loading.lost_workers(lambda: "a.mp4", receiving=receiving):
+            raise error
+    assert raised.value is error

@@ -38,25 +38,35 @@ def load(dataset, batches: Sequence[list], workers: int, device: torch.device) -
                         pin_memory=device.type == "cuda", worker_init_fn=_ignore_interrupt)
     iterator = iter(loader)
     for batch in batches:
-        with lost_workers(lambda: clip_names(dataset, batch)):  # noqa: B023, called at once
+        with lost_workers(lambda: clip_names(dataset, batch), receiving=workers > 0):  # noqa: B023, called at once
             items = next(iterator)
         yield items
 
 
 @contextmanager
-def lost_workers(clips: Callable[[], str]) -> Iterator[None]:
-    """Turn what DataLoader raises for a worker that died or hangs into a LoadingError that says where it may have been.
+def lost_workers(clips: Callable[[], str], receiving: bool = False) -> Iterator[None]:
+    """Turn what a worker that died or hangs leads to into a LoadingError that says where it may have been.
 
     A death is reported in the middle of whatever the main process does, so this also stands around work with the model.
+    receiving: a batch is being taken over from a worker. Nothing of the data set runs here then, and a connection that
+    breaks is a worker that died; errors of the data set in a worker say "Caught ...".
     """
     try:
         yield
-    except RuntimeError as error:
-        signs = ("timed out", "exited unexpectedly", "killed by signal")
-        if isinstance(error, LoadingError) or not ("DataLoader" in str(error) and any(s in str(error) for s in signs)):
+    except (RuntimeError, OSError, EOFError) as error:
+        if isinstance(error, LoadingError) or not _tells_of_a_lost_worker(error, receiving):
             raise
-        raise LoadingError(f"decoding stopped ({str(error).splitlines()[0]}). It was at or shortly after {clips()}. An "
-                           "empty file in the place of a broken one is counted, named and left out") from error
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LoadingError(f"decoding stopped ({what}). It was at or shortly after {clips()}. An empty file in the place "
+                           "of a broken one is counted, named and left out") from error
+
+
+def _tells_of_a_lost_worker(error: Exception, receiving: bool) -> bool:
+    if isinstance(error, RuntimeError):
+        signs = ("timed out", "exited unexpectedly", "killed by signal")
+        return "DataLoader" in str(error) and any(sign in str(error) for sign in signs)
+    broken = isinstance(error, (ConnectionError, EOFError, FileNotFoundError))  # its socket is a file
+    return receiving and broken and not str(error).startswith("Caught ")
 
 
 def _ignore_interrupt(worker: int) -> None:

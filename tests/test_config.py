@@ -1,0 +1,80 @@
+import dataclasses
+
+import pytest
+
+import i2vlib as i2v
+from i2vlib.config import (
+    AdaptationConfig,
+    ClipConfig,
+    ConfigError,
+    ModelConfig,
+    TemporalConfig,
+    TowerConfig,
+    TrainConfig,
+    check_parameters,
+)
+from i2vlib.data.mini import TASKS
+from i2vlib.presets import CLASSES, PRESETS, PROTOCOLS, Protocol, protocol_for
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json_and_have_a_protocol(name):
+    config = PRESETS[name]
+    assert ModelConfig.from_json(config.to_json()) == config
+    protocol = PROTOCOLS[protocol_for(name)]
+    assert protocol.clip.frames == config.frames and protocol.clip.size == config.tower.image_size
+    assert Protocol.from_json(protocol.to_json()) == protocol
+
+
+def test_released_settings():
+    assert PRESETS["zeroi2v-b16-8f-k400"].temporal.offsets == (-1, 1) + (0,) * 10
+    assert PRESETS["zeroi2v-b16-16f-ssv2"].temporal.offsets == (-1, 1, -2, 2) + (0,) * 8
+    assert PRESETS["zeroi2v-l14-32f-k400"].temporal.offsets == (-1, -1, 1, 1, -2, -2) + (0,) * 10
+    assert sum(o != 0 for o in PRESETS["zeroi2v-l14-32f-ssv2"].temporal.offsets) == 7
+    assert PRESETS["zeroi2v-b16-8f-ssv2"].adaptation.places == i2v.SIX_ADAPTERS
+    assert (PRESETS["zeroi2v-b16-8f-k400"].adaptation.scale, PRESETS["zeroi2v-b16-8f-ssv2"].adaptation.scale) == (0.5, 1.0)
+
+
+def test_miniature_presets_fit_their_data():
+    for name, task in TASKS.items():
+        assert CLASSES[f"mini-{name}"] == task.classes
+        assert PRESETS[f"zeroi2v-mini-{name}"].frames == task.frames
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: TowerConfig(image_size=225), "TowerConfig.image_size = 225: allowed is a multiple of patch_size 16"),
+    (lambda: TowerConfig(width=770), "TowerConfig.width = 770: allowed is a multiple of heads 12"),
+    (lambda: TowerConfig(width="768"), "TowerConfig.width = '768': allowed is int"),
+    (lambda: TowerConfig(layers=True), "TowerConfig.layers = True: allowed is int"),
+    (lambda: AdaptationConfig("lora"), "AdaptationConfig.kind = 'lora': allowed is frozen, full, linear or gelu"),
+    (lambda: AdaptationConfig("linear"), "places = .*: allowed is one or more of qkv, q"),
+    (lambda: AdaptationConfig("full", ("qkv",)), "allowed is empty with kind 'full'"),
+    (lambda: AdaptationConfig("linear", ("qkv", "q")), "either the shared 'qkv' or separate"),
+    (lambda: AdaptationConfig("linear", ("qkv", "mlp")), "distinct names out of"),
+    (lambda: ModelConfig(temporal=TemporalConfig((1, -1))), "offsets has 2 entries: allowed is one a head, 12"),
+    (lambda: ModelConfig(temporal=TemporalConfig((-8,) + (0,) * 11)), r"offsets\[0\] = -8: with 8 frames allowed is -7 to 7"),
+    (lambda: ClipConfig(sampling="random"), "ClipConfig.sampling = 'random': allowed is uniform or dense"),
+    (lambda: ClipConfig(test_crops=2), "allowed is 1 or 3"),
+    (lambda: TrainConfig(batch_size=10, accumulate=3), "allowed is a divisor of batch_size 10"),
+    (lambda: TrainConfig(precision="fp8"), "allowed is auto, no, bf16 or fp16"),
+    (lambda: ModelConfig.from_dict({"frame": 8}), "ModelConfig has no field 'frame': allowed are tower"),
+])
+def test_errors_name_field_value_and_what_is_allowed(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ModelConfig().frames = 4
+
+
+def test_notebook_parameters():
+    types = {"lr": float, "preset": str, "steps": int}
+    good = {"lr": 1e-3, "preset": "a", "steps": 3, "In": ["x", "# Parameters\nlr = 0.001\n"], "other": 1}
+    check_parameters(good, **types)
+    with pytest.raises(ConfigError, match="this notebook has no parameter 'learning_rate': allowed are lr, preset, steps"):
+        check_parameters(good | {"In": ["# Parameters\nlr = 1\nlearning_rate = 2\n"]}, **types)
+    for bad in ({"lr": "1e-3"}, {"steps": 3.0}, {"steps": True}, {"preset": 3}):
+        with pytest.raises(ConfigError, match=f"parameter {next(iter(bad))} = "):
+            check_parameters(good | bad, **types)
