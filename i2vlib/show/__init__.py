@@ -1,0 +1,6 @@
+"""Pictures: frames in a row with time on the axis, training curves, confusion. One style for the whole course."""
+
+from i2vlib.show.clips import film, use_style
+from i2vlib.show.training import confusion, curves
+
+__all__ = ["confusion", "curves", "film", "use_style"]

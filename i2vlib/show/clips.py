@@ -1,0 +1,58 @@
+"""Clips as film strips: frames in a row, time on the axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from i2vlib.config import CLIP_MEAN, CLIP_STD
+
+STYLE = Path(__file__).resolve().parents[1] / "assets" / "course.mplstyle"
+
+
+def use_style() -> None:
+    """Draw what follows in the course's style: colour-blind-safe colours, titles on the left, no clutter."""
+    plt.style.use(STYLE)
+
+
+def film(clips: Tensor | Sequence[Tensor], *, title: str = "", rows: Sequence[str] = (), frames: Sequence[str] = (),
+         size: float = 1.25) -> Figure:
+    """Draw one clip or several as rows of frames.
+
+    clips: one clip or a sequence of clips, each (T,H,W,3) uint8 as decoded, or (T,3,H,W) float as the model sees it (CLIP's
+    normalisation is undone). rows: a label for each clip; frames: a label for each column, "t = 0", "t = 1", ... if left out.
+    size: inches a frame. Returns the figure, closed, so that a notebook shows it once. Raises ValueError for other shapes.
+    """
+    strips = [_pictures(c) for c in ([clips] if isinstance(clips, Tensor) and clips.ndim == 4 else clips)]
+    columns = max(len(s) for s in strips)
+    labels = list(frames) or [f"t = {t}" for t in range(columns)]
+    figure, axes = plt.subplots(len(strips), columns, squeeze=False,
+                                figsize=(size * columns + (1.4 if rows else 0.2), size * len(strips) + (0.75 if title else 0.4)))
+    for r, strip in enumerate(strips):
+        for t, axis in enumerate(axes[r]):
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            if t < len(strip):
+                axis.imshow(strip[t])
+            if r == len(strips) - 1 and t < len(labels):
+                axis.set_xlabel(labels[t])
+        if rows:
+            axes[r, 0].set_ylabel(rows[r], rotation=0, ha="right", va="center")
+    figure.suptitle(title, ha="left", x=0.01, fontsize=11)
+    plt.close(figure)
+    return figure
+
+
+def _pictures(clip: Tensor) -> Tensor:
+    """(T,H,W,3) uint8 out of either layout."""
+    if clip.ndim == 4 and clip.shape[-1] == 3 and clip.dtype == torch.uint8:
+        return clip
+    if clip.ndim == 4 and clip.shape[1] == 3 and clip.is_floating_point():
+        clip = clip.detach().cpu().float() * torch.tensor(CLIP_STD).view(3, 1, 1) + torch.tensor(CLIP_MEAN).view(3, 1, 1)
+        return (clip.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    raise ValueError(f"clip {tuple(clip.shape)} {clip.dtype}: allowed is (T, H, W, 3) uint8 or (T, 3, H, W) float")
