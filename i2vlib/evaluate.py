@@ -6,6 +6,7 @@ Letters: n clips that could be read, V views of a clip, C classes.
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import torch
@@ -82,7 +83,8 @@ def evaluate(
     model.eval()
     try:
         with bar, torch.inference_mode(), lost_workers(lambda: f"clip {rank + world * bar.n} of the set"):
-            rows, bad = _score(model, dataset, load(dataset, batches, workers, _device(model)), bar)
+            with closing(load(dataset, batches, workers, _device(model))) as loaded:
+                rows, bad = _score(model, dataset, loaded, bar)
     finally:
         model.train(training)
     if world > 1:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import torch
@@ -179,7 +179,7 @@ class Run:
                    disable=not self.progress or self.rank > 0)
         self.net.train()
         self.clock = time.perf_counter()
-        with bar:
+        with bar, closing(stream):
             while True:
                 if self._evaluation_due():
                     self._evaluate()

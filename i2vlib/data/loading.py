@@ -11,7 +11,7 @@ import hashlib
 import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -32,15 +32,21 @@ class LoadingError(RuntimeError):
 def load(dataset, batches: Sequence[list], workers: int, device: torch.device) -> Iterator[dict]:
     """Yield each of `batches` (lists of what `dataset` takes as an index) as one dict of stacked items, in order.
 
-    Raises LoadingError, with the paths that it may be about, when a worker process dies or is silent for TIMEOUT.
+    Raises LoadingError, with the paths that it may be about, when a worker process dies or is silent for TIMEOUT. Close
+    it (contextlib.closing) so that an error on your side ends the workers too, even while its traceback is kept.
     """
     loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, timeout=TIMEOUT if workers else 0,
                         pin_memory=device.type == "cuda", worker_init_fn=_ignore_interrupt)
     iterator = iter(loader)
-    for batch in batches:
-        with lost_workers(lambda: clip_names(dataset, batch), receiving=workers > 0):  # noqa: B023, called at once
-            items = next(iterator)
-        yield items
+    try:
+        for batch in batches:
+            with lost_workers(lambda: clip_names(dataset, batch), receiving=workers > 0):  # noqa: B023, called at once
+                items = next(iterator)
+            yield items
+    finally:
+        if workers:  # a death that is reported only now would interrupt the saving of what was done
+            with suppress(RuntimeError):
+                iterator._shutdown_workers()
 
 
 @contextmanager

@@ -25,7 +25,8 @@ def curves(out: str | Path, *, chance: float | None = None) -> Figure:
     left.plot(steps, loss, color="C0", alpha=0.25, lw=0.8)
     width = max(1, len(loss) // 25)
     if len(loss) >= width:
-        left.plot(steps[width - 1:], np.convolve(loss, np.ones(width) / width, "valid"), color="C0", label=f"mean of {width} steps")
+        mean = np.convolve(loss, np.ones(width) / width, "valid")
+        left.plot(steps[width - 1:], mean, color="C0", label=f"mean of {width} steps")
     if chance:
         left.axhline(chance, color="0.4", ls="--", lw=1, label="guessing")
     left.set(title="Training loss", xlabel="optimiser step", ylabel="cross-entropy (nats)", ylim=(0, None))
@@ -37,7 +38,7 @@ def curves(out: str | Path, *, chance: float | None = None) -> Figure:
 
 
 def confusion(result: Result, names: Sequence[str] = (), *, title: str = "") -> Figure:
-    """Rows: the true class; columns: the class predicted; shade: share of the row's clips. Shares are written in up to 12 classes."""
+    """Rows: the true class; columns: the class predicted; shade: share of the row's clips, written out in up to 12 classes."""
     counts = result.confusion.double()
     share = (counts / counts.sum(1, keepdim=True).clamp(min=1)).numpy()
     classes = len(share)
