@@ -15,6 +15,8 @@ from i2vlib.config import (
                            TrainConfig,
                            check_parameters,
 )
+from i2vlib.data.video import VideoError, read_clip
+from i2vlib.measure import Count, count
 from i2vlib.presets import PRESETS, PROTOCOLS, TOWERS
 from i2vlib.weights import WeightsError, checkpoint_info, load_checkpoint, save_checkpoint
 from i2vlib.zeroi2v import load_zeroi2v, zeroi2v_state

@@ -19,6 +19,7 @@ import pytest
 import torch
 from _train_victim import MODEL, TRAIN, TinySet, tiny_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_video import encode, stream_cut
 
 from i2vlib import runs
 from i2vlib.config import AdaptationConfig, ClipConfig, ConfigError
@@ -320,8 +321,11 @@ def test_bad_files_are_survived_named_once_and_counted(tmp_path, capsys):
     assert equal(*(runs.read_state(tmp_path / name)["model"] for name in "ab"))
 
 
+BROKEN = ["empty", "cut", "noise", "sound", "missing", "stream cut"]
+
+
 def write_broken_files(folder: Path) -> dict[str, int]:
-    """Six videos that play and five files that do not, with labels."""
+    """Six videos that play and six files that do not, with labels."""
     moving = torch.randint(0, 255, (6, 24, 24, 3), dtype=torch.uint8)
     for i in range(6):
         write_clip(folder / f"good {i}.mp4", moving)
@@ -336,7 +340,8 @@ def write_broken_files(folder: Path) -> dict[str, int]:
             frame.sample_rate = 16000
             file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
-    names = [f"good {i}" for i in range(6)] + ["empty", "cut", "noise", "sound", "missing"]
+    stream_cut(encode(folder / "source.mp4", "libx264", g="250", bf="3"), folder / "stream cut.mp4")
+    names = [f"good {i}" for i in range(6)] + BROKEN
     return {f"{name}.mp4": i % 3 for i, name in enumerate(names)}
 
 
@@ -348,7 +353,7 @@ def test_broken_files_among_good_ones(tmp_path, capfd, workers):
     sets = [VideoDataset(tmp_path / "train.txt", tmp_path, clip, train=train) for train in (True, False)]
     config = replace(TRAIN, epochs=2, batch_size=4, workers=workers)
     summary = run(tiny_model(), sets[0], config, tmp_path / "run", val_set=sets[1])
-    broken = {str(tmp_path / f"{name}.mp4") for name in ("empty", "cut", "noise", "sound", "missing")}
+    broken = {str(tmp_path / f"{name}.mp4") for name in BROKEN}
     assert set(summary["bad_files"]) == broken and all(summary["bad_files"].values())
     printed = capfd.readouterr().out
     assert all(printed.count(f"left out {path}: ") == 1 for path in broken)
