@@ -99,7 +99,7 @@ def _protocols() -> dict[str, Protocol]:
         for data, epochs in (("ucf101", 40), ("hmdb51", 40), ("diving48", 50)):
             clip = ClipConfig(frames, "uniform", test_crops=3, **strong)
             rows[f"{data}-{frames}f"] = Protocol(clip, replace(paper, epochs=epochs, warmup=2.5 / epochs))
-    for data, frames, steps in (("mini-motion", 4, 400), ("mini-blink", 8, 400), ("mini-appearance", 4, 200)):
+    for data, frames, steps in (("mini-motion", 4, 200), ("mini-blink", 8, 200), ("mini-appearance", 4, 200)):
         clip = ClipConfig(frames, size=48, short_side=48, test_short_side=48, random_crop=False, flip=0.0)
         train = TrainConfig(steps=steps, batch_size=32, lr=5e-3, warmup=0.1, clip_norm=1.0, workers=0, save_every=100)
         rows[data] = Protocol(clip, train)

@@ -97,7 +97,7 @@ def test_blink_shows_every_second_frame_and_moves_as_named(root):
 def test_one_frame_shows_the_appearance(root):
     frames, labels = clips(root, "appearance")
     where = middle(frames)
-    assert (where[:, :, :2].diff(dim=1).abs() < 4).all()  # it stays in its place
+    assert where[:, :, :2].diff(dim=1).norm(dim=-1).median() > 8  # pixels: its place means nothing
     for colour, strongest in ((0, 0), (1, 1), (2, 2)):  # red, green, blue
         for clip in frames[labels % 4 == colour]:
             for frame in clip.float():

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from i2vlib.data.video import write_clip
 
-VERSION = 1  # a change to anything that is drawn or stored raises it, and old caches are rendered anew
+VERSION = 2  # a change to anything that is drawn or stored raises it, and old caches are rendered anew
 SIZE = 48  # pixels a side: an 8x8 grid of 6x6 patches
 WIDE = 64  # clips are wider than the model looks, as videos are; decord 0.6 cannot read clips 48 pixels wide
 REACH = 0.68  # the object's centre stays in -REACH..REACH; the frame is -1..1
@@ -187,6 +187,8 @@ def _clips(task: MiniTask, first: int, n: int, g: torch.Generator) -> tuple[Tens
             path[axis] = torch.where((kind == i)[:, None], middle - span * time, path[axis])
         growth = _uniform(0.75, 1.1, (n, 1), g)  # of log radius: to 1/2 or 1/3 of the size
         path["radius"] = torch.where((kind == 2)[:, None], 0.29 * torch.exp(-growth * time), path["radius"])
+    else:  # the object is somewhere else in every frame: what it is can be seen in each, where it goes means nothing
+        path |= {k: _uniform(-REACH, REACH, (n, T), g) for k in ("x", "y")}
     for k in ("x", "y"):
         path[k] = path[k] + 0.012 * torch.randn(n, T, generator=g)  # a quarter of a pixel: no frame is a plain copy
     visible = torch.ones(n, T)

@@ -38,7 +38,7 @@ def film(clips: Tensor | Sequence[Tensor], *, title: str = "", rows: Sequence[st
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
             if t < len(strip):
-                axis.imshow(strip[t])
+                axis.imshow(strip[t].numpy())
             if r == len(strips) - 1 and t < len(labels):
                 axis.set_xlabel(labels[t])
         if rows:

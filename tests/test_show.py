@@ -1,0 +1,62 @@
+import json
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from i2vlib.config import CLIP_MEAN, CLIP_STD
+from i2vlib.evaluate import Result
+from i2vlib.show import confusion, curves, film, use_style
+from i2vlib.show.clips import _pictures
+
+
+def test_film_has_a_row_a_clip_and_a_column_a_frame():
+    clips = [torch.zeros(4, 8, 8, 3, dtype=torch.uint8), torch.full((3, 8, 8, 3), 255, dtype=torch.uint8)]
+    figure = film(clips, title="two clips", rows=["black", "white"])
+    shown = [a for a in figure.axes if a.images]
+    assert len(figure.axes) == 8 and len(shown) == 7
+    assert figure.axes[0].get_ylabel() == "black" and figure.axes[4].get_xlabel() == "t = 0"
+    assert figure.axes[0].images[0].get_array().max() == 0 and figure.axes[4].images[0].get_array().min() == 255
+    assert not plt.get_fignums(), "closed, so that a notebook shows it once"
+
+
+def test_film_undoes_the_normalisation():
+    frames = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
+    as_seen = (frames.permute(0, 3, 1, 2) / 255 - torch.tensor(CLIP_MEAN).view(3, 1, 1)) / torch.tensor(CLIP_STD).view(3, 1, 1)
+    assert torch.equal(_pictures(as_seen), frames)
+    with pytest.raises(ValueError, match=r"allowed is \(T, H, W, 3\) uint8 or \(T, 3, H, W\) float"):
+        film(torch.zeros(2, 8, 8))
+
+
+def test_curves_draw_the_log(tmp_path):
+    rows = [{"kind": "train", "step": i + 1, "loss": 2 - i / 50, "lr": 0.1} for i in range(50)] + [{"kind": "val", "step": 50, "top1": 1}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    left, right = curves(tmp_path, chance=math.log(6)).axes
+    assert np.allclose(left.lines[0].get_ydata(), [r["loss"] for r in rows[:50]])
+    assert np.allclose(left.lines[1].get_ydata()[0], (2 + 1.98) / 2) and left.lines[1].get_xdata()[0] == 2
+    assert left.lines[2].get_ydata()[0] == math.log(6) and len(right.lines[0].get_xdata()) == 50
+
+
+def test_confusion_shows_shares_of_the_true_class():
+    scores = torch.eye(3)[[0, 0, 1, 2]]
+    figure = confusion(Result(scores, torch.tensor([0, 1, 1, 2]), torch.arange(4)), ["a", "b", "c"])
+    shares = figure.axes[0].images[0].get_array()
+    assert np.allclose(shares, [[1, 0, 0], [0.5, 0.5, 0], [0, 0, 1]])
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["a", "b", "c"]
+    assert "75.0%" in figure.axes[0].get_title(loc="left") + figure.axes[0].get_title()
+
+
+def test_the_style_is_the_courses():
+    with plt.rc_context():
+        use_style()
+        assert plt.rcParams["axes.titlelocation"] == "left"
+
+
+def test_the_opening_figure_is_drawn_from_measured_rows(tmp_path, monkeypatch):
+    from i2vlib.show import opening
+    monkeypatch.setattr(opening, "FIGURE", tmp_path / "figures" / "opening.png")
+    opening.draw_opening()
+    assert (tmp_path / "figures" / "opening.png").stat().st_size > 20_000
+    plt.close("all")
