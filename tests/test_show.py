@@ -31,7 +31,8 @@ def test_film_undoes_the_normalisation():
 
 
 def test_curves_draw_the_log(tmp_path):
-    rows = [{"kind": "train", "step": i + 1, "loss": 2 - i / 50, "lr": 0.1} for i in range(50)] + [{"kind": "val", "step": 50, "top1": 1}]
+    rows = [{"kind": "train", "step": i + 1, "loss": 2 - i / 50, "lr": 0.1} for i in range(50)]
+    rows.append({"kind": "val", "step": 50, "top1": 1})
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     left, right = curves(tmp_path, chance=math.log(6)).axes
     assert np.allclose(left.lines[0].get_ydata(), [r["loss"] for r in rows[:50]])

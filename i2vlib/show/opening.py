@@ -36,8 +36,9 @@ def draw_heads(axis: Axes, frames: int = 4) -> None:
     for name, colour, offset, shift in groups:
         for t in range(frames):
             source = t + offset if 0 <= t + offset < frames else t
-            axis.annotate("", (t + shift, 0.93), (source + shift / 3, 0.07),
-                          arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.6, "ls": "-" if source != t or not offset else ":"})
+            edge = bool(offset) and source == t  # outside the clip: the own frame instead
+            style = {"arrowstyle": "-|>", "color": colour, "lw": 1.6, "ls": ":" if edge else "-"}
+            axis.annotate("", (t + shift, 0.93), (source + shift / 3, 0.07), arrowprops=style)
         axis.plot([], [], color=colour, label=name)
     axis.scatter(range(frames), [0] * frames, marker="s", s=90, color="0.3")
     axis.scatter(range(frames), [1] * frames, marker="s", s=90, color="0.3")
@@ -49,7 +50,7 @@ def draw_heads(axis: Axes, frames: int = 4) -> None:
 
 def draw_accuracy(axis: Axes) -> None:
     """Direction accuracy of each strategy, a point a seed."""
-    for row, (preset, name) in enumerate(STRATEGIES.items()):
+    for row, preset in enumerate(STRATEGIES):
         values = [r["direction"] for r in load_results() if r["preset"] == preset and r["tower"] == "mini"]
         axis.scatter(values, [row] * len(values), s=60, color="C0" if "zeroi2v" in preset else "0.4", zorder=3)
         axis.text(sum(values) / len(values) - 0.03, row, f"{sum(values) / len(values):.2f}", ha="right", va="center")
