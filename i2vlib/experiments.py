@@ -36,9 +36,9 @@ RANDOM_SEED = 1  # the random tower that stands beside the shipped one
 
 def _runs() -> list[tuple[str, str]]:
     """(preset, tower): "mini" is the shipped tower, "random" the same architecture before pre-training."""
-    motion = ["zeroi2v", "adapters", "full", "probe", "embedding"]
-    runs = [(f"{s}-mini-motion", "mini") for s in motion] + [("zeroi2v-mini-motion", "random")]
-    runs += [("zeroi2v-mini-blink", "mini"), ("zeroi2v-far-mini-blink", "mini")]
+    motion = ["zeroi2v", "stdha", "embedding", "adapters", "full", "probe"]
+    runs = [(f"{s}-mini-motion", "mini") for s in motion]
+    runs += [("stdha-mini-blink", "mini"), ("stdha-far-mini-blink", "mini")]
     return runs + [(f"{s}-mini-appearance", t) for t in ("mini", "random") for s in ("probe", "adapters", "full")]
 
 

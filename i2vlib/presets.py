@@ -78,9 +78,11 @@ def _miniature() -> dict[str, ModelConfig]:
         rows[f"probe-{data}"] = plain
         rows[f"full-{data}"] = replace(plain, adaptation=AdaptationConfig("full"))
         rows[f"adapters-{data}"] = replace(plain, adaptation=linear)
-        rows[f"embedding-{data}"] = replace(plain, adaptation=linear, temporal=TemporalConfig((), True))  # no STDHA
         rows[f"zeroi2v-{data}"] = replace(plain, adaptation=linear, temporal=TemporalConfig(near, True))
-    rows["zeroi2v-far-mini-blink"] = replace(rows["zeroi2v-mini-blink"], temporal=TemporalConfig(far, True))
+        # its two ways to order, one at a time: relocated heads only, temporal embedding only
+        rows[f"stdha-{data}"] = replace(plain, adaptation=linear, temporal=TemporalConfig(near))
+        rows[f"embedding-{data}"] = replace(plain, adaptation=linear, temporal=TemporalConfig((), True))
+    rows["stdha-far-mini-blink"] = replace(rows["stdha-mini-blink"], temporal=TemporalConfig(far))
     return rows
 
 

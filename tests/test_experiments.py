@@ -60,5 +60,5 @@ def test_order_blind_rows(strategy):
 
 def test_stdha_rows():
     assert min(values("zeroi2v-mini-motion", "mini", "direction")) >= 0.97
-    assert max(values("zeroi2v-mini-blink", "mini", "top1")) < 0.75 * min(values("zeroi2v-far-mini-blink", "mini", "top1"))
-    assert min(values("zeroi2v-far-mini-blink", "mini", "top1")) >= 0.9
+    assert max(values("stdha-mini-blink", "mini", "top1")) < 0.75 * min(values("stdha-far-mini-blink", "mini", "top1"))
+    assert min(values("stdha-far-mini-blink", "mini", "top1")) >= 0.9

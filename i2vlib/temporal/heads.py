@@ -42,7 +42,7 @@ def shift_heads(x: Tensor, offsets: Sequence[int]) -> Tensor:
     if x.ndim != 5 or x.shape[2] != len(offsets):
         raise ValueError(f"x {tuple(x.shape)} with {len(offsets)} offsets: allowed is (B, T, {len(offsets)}, N, d), one "
                          "offset a head")
-    return _Relocate.apply(x.clone(), lambda y: [y], tuple(offsets))
+    return _Relocate.apply(x.clone(), lambda y: y, tuple(offsets))
 
 
 def relocate_heads(qkv: Tensor, frames: int, offsets: Sequence[int]) -> Tensor:
@@ -56,32 +56,30 @@ def relocate_heads(qkv: Tensor, frames: int, offsets: Sequence[int]) -> Tensor:
     if not any(offsets):
         return qkv
 
-    def keys_and_values(packed: Tensor) -> list[Tensor]:
+    def keys_and_values(packed: Tensor) -> Tensor:
         n, heads = packed.shape[1], len(offsets)
         split = packed.view(-1, frames, n, 3, heads, packed.shape[2] // (3 * heads))  # (B, T, N, 3, h, d)
-        return [split[:, :, :, i].transpose(2, 3) for i in (1, 2)]  # k and v, each a view (B, T, h, N, d)
+        return split[:, :, :, 1:].permute(0, 1, 4, 3, 2, 5)  # k and v as one view (B, T, h, 2, N, d)
 
     return _Relocate.apply(qkv, keys_and_values, tuple(offsets))
 
 
 class _Relocate(torch.autograd.Function):
-    """Overwrite the moved heads in place. `views` turns the packed tensor into its movable (B,T,h,N,d) views."""
+    """Overwrite the moved heads in place. `movable` gives the (B, T, h, ...) view of what moves in the packed tensor."""
 
     @staticmethod
-    def forward(ctx, packed, views, offsets):
-        ctx.views, ctx.offsets = views, offsets
+    def forward(ctx, packed, movable, offsets):
+        ctx.movable, ctx.offsets = movable, offsets
         ctx.mark_dirty(packed)
-        for view in views(packed):
-            for heads, offset in _runs(offsets):
-                _move(view[:, :, heads], offset)
+        for heads, offset in _runs(offsets):
+            _move(movable(packed)[:, :, heads], offset)
         return packed
 
     @staticmethod
     def backward(ctx, grad):
         grad = grad.clone(memory_format=torch.contiguous_format)
-        for view in ctx.views(grad):
-            for heads, offset in _runs(ctx.offsets):
-                _move_back(view[:, :, heads], offset)
+        for heads, offset in _runs(ctx.offsets):
+            _move_back(ctx.movable(grad)[:, :, heads], offset)
         return grad, None, None
 
 
