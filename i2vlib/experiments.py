@@ -36,7 +36,7 @@ RANDOM_SEED = 1  # the random tower that stands beside the shipped one
 
 def _runs() -> list[tuple[str, str]]:
     """(preset, tower): "mini" is the shipped tower, "random" the same architecture before pre-training."""
-    motion = ["zeroi2v", "stdha", "embedding", "adapters", "full", "probe"]
+    motion = ["zeroi2v", "stdha", "adapters", "full", "probe", "embedding"]
     runs = [(f"{s}-mini-motion", "mini") for s in motion]
     runs += [("stdha-mini-blink", "mini"), ("stdha-far-mini-blink", "mini")]
     return runs + [(f"{s}-mini-appearance", t) for t in ("mini", "random") for s in ("probe", "adapters", "full")]
@@ -117,7 +117,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = load_results(args.out)
     done = {(r["preset"], r["tower"], r["seed"]) for r in rows}
-    todo = [(p, t, s) for s in range(args.seeds) for p, t in RUNS if args.only in p and (p, t, s) not in done]
+    todo = [(p, t, s) for p, t in RUNS for s in range(args.seeds) if args.only in p and (p, t, s) not in done]
     for task in sorted({protocol_for(p).removeprefix("mini-") for p, _, _ in todo}):
         mini_data(task)  # rendered once, before the processes start
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,11 @@ try:
 except ImportError:  # no wheel for this platform: Apple silicon, ARM Linux
     decord = None
 
+# What a decoder says on stderr about a broken file, a VideoError says with the file's name.
+av.logging.set_level(av.logging.PANIC)
+if decord:
+    decord.logging.set_level(decord.logging.QUIET)
+
 
 DAMAGED = "is damaged: a frame cannot be decoded"
 
