@@ -7,6 +7,8 @@ import html
 import re
 from pathlib import Path
 
+from nbconvert.filters import markdown2html
+
 # What a reader must know before reading a number. Facts about the defaults of the course, not about one run.
 SCALE = """
 <p><b>Miniature.</b> Every model that is trained here is a tower of 0.2 million parameters, and every video is a
@@ -85,6 +87,8 @@ def _shown(data: dict, heading: str) -> str:
         return f'<img alt="{_heading(heading)}" src="data:image/svg+xml;base64,{code}">'
     if "text/html" in data:
         return data["text/html"]
+    if "text/markdown" in data:
+        return markdown2html(data["text/markdown"])
     return f"<pre>{_e(data.get('text/plain', ''))}</pre>"
 
 

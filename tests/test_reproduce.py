@@ -123,3 +123,10 @@ def test_results_and_claims_of_one_cell_are_told_apart():
 
 def test_a_run_without_claims_says_so():
     assert "No claim was reached" in render([module.Run("00_a", "A")], {})
+
+
+def test_a_markdown_table_becomes_a_table():
+    from i2vlib.results_page import _shown
+
+    shown = _shown({"text/markdown": "| a | b |\n|---|---|\n| 1 | 2 |", "text/plain": "<Markdown object>"}, "heading")
+    assert "<td>1</td>" in shown and "Markdown object" not in shown
