@@ -26,13 +26,14 @@ def film(clips: Tensor | Sequence[Tensor], *, title: str = "", rows: Sequence[st
 
     clips: one clip or a sequence of clips, each (T,H,W,3) uint8 as decoded, or (T,3,H,W) float as the model sees it (CLIP's
     normalisation is undone). rows: a label for each clip; frames: a label for each column, "t = 0", "t = 1", ... if left out.
-    size: inches a frame. Returns the figure, closed, so that a notebook shows it once. Raises ValueError for other shapes.
+    size: width of a frame, inches. Returns the figure, closed, so that a notebook shows it once. Raises ValueError for other shapes.
     """
     strips = [_pictures(c) for c in ([clips] if isinstance(clips, Tensor) and clips.ndim == 4 else clips)]
     columns = max(len(s) for s in strips)
+    tall = size * strips[0].shape[1] / strips[0].shape[2]
     labels = list(frames) or [f"t = {t}" for t in range(columns)]
-    figure, axes = plt.subplots(len(strips), columns, squeeze=False,
-                                figsize=(size * columns + (1.4 if rows else 0.2), size * len(strips) + (0.75 if title else 0.4)))
+    width, height = size * columns + (1.4 if rows else 0.2), tall * len(strips) + (0.75 if title else 0.4)
+    figure, axes = plt.subplots(len(strips), columns, squeeze=False, figsize=(width, height))
     for r, strip in enumerate(strips):
         for t, axis in enumerate(axes[r]):
             axis.set(xticks=[], yticks=[])

@@ -53,7 +53,8 @@ def draw_accuracy(axis: Axes) -> None:
     """Direction accuracy of each strategy, a point a seed."""
     for row, preset in enumerate(STRATEGIES):
         values = [r["direction"] for r in load_results() if r["preset"] == preset and r["tower"] == "mini"]
-        axis.scatter(values, [row] * len(values), s=60, color="C0" if "zeroi2v" in preset or "stdha" in preset else "0.4", zorder=3)
+        colour = "C0" if preset.startswith(("zeroi2v", "stdha")) else "0.4"
+        axis.scatter(values, [row] * len(values), s=60, color=colour, zorder=3)
         axis.text(sum(values) / len(values) - 0.03, row, f"{sum(values) / len(values):.2f}", ha="right", va="center")
     axis.axvline(0.5, color="0.7", ls="--", lw=1, zorder=0)
     axis.set(yticks=range(len(STRATEGIES)), xlim=(0.35, 1.04), ylim=(len(STRATEGIES) - 0.5, -0.5),
