@@ -26,7 +26,8 @@ def film(clips: Tensor | Sequence[Tensor], *, title: str = "", rows: Sequence[st
 
     clips: one clip or a sequence of clips, each (T,H,W,3) uint8 as decoded, or (T,3,H,W) float as the model sees it (CLIP's
     normalisation is undone). rows: a label for each clip; frames: a label for each column, "t = 0", "t = 1", ... if left out.
-    size: width of a frame, inches. Returns the figure, closed, so that a notebook shows it once. Raises ValueError for other shapes.
+    size: width of a frame, inches. Returns the figure, closed, so that a notebook shows it once. Raises ValueError for other
+    shapes.
     """
     strips = [_pictures(c) for c in ([clips] if isinstance(clips, Tensor) and clips.ndim == 4 else clips)]
     columns = max(len(s) for s in strips)

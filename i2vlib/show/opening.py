@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 
 from i2vlib.data.mini import TASKS, mini_data
@@ -18,17 +19,20 @@ STRATEGIES = {"probe-mini-motion": "linear probe", "full-mini-motion": "full fin
               "stdha-mini-motion": "adapters, STDHA", "zeroi2v-mini-motion": "adapters, STDHA, embedding\n(ZeroI2V)"}
 
 
-def draw_clip(axes: list[Axes]) -> None:
-    """Frame t of a clip of the motion task in axes[t]; both of its directions have exactly these frames."""
+def draw_twins(axes: np.ndarray) -> None:
+    """Two clips of the motion task, a row each: the same frames in opposite order, with opposite labels."""
     folder = mini_data("motion")
-    name, label = (folder / "val.txt").read_text().splitlines()[0].rsplit(" ", 1)
-    frames = read_clip(folder / name, range(TASKS["motion"].frames))
-    margin = (frames.shape[2] - frames.shape[1]) // 2
-    for t, axis in enumerate(axes):
-        axis.imshow(frames[t, :, margin:frames.shape[2] - margin].numpy())
-        axis.set(xticks=[], yticks=[], xlabel=f"t = {t}")
-        axis.spines[:].set_visible(False)
-    axes[0].set_title(f"One clip: \"{TASKS['motion'].class_names[int(label)]}\"")
+    for row, line in zip(axes, (folder / "val.txt").read_text().splitlines(), strict=False):
+        name, label = line.rsplit(" ", 1)
+        frames = read_clip(folder / name, range(TASKS["motion"].frames))
+        margin = (frames.shape[2] - frames.shape[1]) // 2  # the model sees the middle square
+        for t, axis in enumerate(row):
+            axis.imshow(frames[t, :, margin:frames.shape[2] - margin].numpy())
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        row[0].set_title(f"\"{TASKS['motion'].class_names[int(label)]}\"")
+    for t, axis in enumerate(axes[-1]):
+        axis.set_xlabel(f"t = {t}")
 
 
 def draw_heads(axis: Axes, frames: int = 4) -> None:
@@ -43,10 +47,10 @@ def draw_heads(axis: Axes, frames: int = 4) -> None:
         axis.plot([], [], color=colour, label=name)
     axis.scatter(range(frames), [0] * frames, marker="s", s=90, color="0.3")
     axis.scatter(range(frames), [1] * frames, marker="s", s=90, color="0.3")
-    axis.set(title="Relocated heads read a neighbour frame (dotted: clip edge)", ylim=(-0.2, 1.2), xlim=(-0.5, frames - 0.5),
-             xticks=range(frames), xlabel="frame", yticks=[0, 1])
-    axis.set_yticklabels(["keys, values", "queries"])
-    axis.legend(loc="upper left", bbox_to_anchor=(1, 0.85))
+    axis.set(title="Some heads read the frame before or after", ylim=(-0.2, 1.55), xlim=(-0.5, frames - 0.5),
+             xticks=range(frames), xlabel="frame (dotted: at the clip's edge a head reads its own)", yticks=[0, 1])
+    axis.set_yticklabels(["keys,\nvalues", "queries"])
+    axis.legend(loc="upper center", ncols=3)
 
 
 def draw_accuracy(axis: Axes) -> None:
@@ -58,16 +62,16 @@ def draw_accuracy(axis: Axes) -> None:
         axis.text(sum(values) / len(values) - 0.03, row, f"{sum(values) / len(values):.2f}", ha="right", va="center")
     axis.axvline(0.5, color="0.7", ls="--", lw=1, zorder=0)
     axis.set(yticks=range(len(STRATEGIES)), xlim=(0.35, 1.04), ylim=(len(STRATEGIES) - 0.5, -0.5),
-             xlabel="direction accuracy on test clips, 3 seeds", title="Blind to order, exactly at chance")
+             xlabel="direction accuracy on test clips, 3 seeds", title="Blind to order: exactly chance")
     axis.set_yticklabels(STRATEGIES.values())
 
 
 def draw_opening() -> None:
     """Write the figure."""
     use_style()
-    figure = plt.figure(figsize=(12, 3.4))
-    left, middle, right = figure.subfigures(1, 3, width_ratios=(1.15, 1.25, 1.35))
-    draw_clip(list(left.subplots(1, TASKS["motion"].frames)))
+    figure = plt.figure(figsize=(12.5, 3.5))
+    left, middle, right = figure.subfigures(1, 3, width_ratios=(1, 1.05, 1.45), wspace=0.03)
+    draw_twins(left.subplots(2, TASKS["motion"].frames))
     draw_heads(middle.subplots())
     draw_accuracy(right.subplots())
     FIGURE.parent.mkdir(exist_ok=True)
