@@ -1,22 +1,34 @@
-"""Image-to-video adaptation: ZeroI2V and InTI, to learn, check and use."""
+"""Image-to-video adaptation: ZeroI2V and InTI, to learn, check and use.
 
-from i2vlib import adaptation, temporal
-from i2vlib.classifier import VideoClassifier, build_model, merge
-from i2vlib.config import (
-                           FOUR_ADAPTERS,
-                           SIX_ADAPTERS,
-                           THREE_ADAPTERS,
-                           AdaptationConfig,
-                           ClipConfig,
-                           ConfigError,
-                           ModelConfig,
-                           TemporalConfig,
-                           TowerConfig,
-                           TrainConfig,
-                           check_parameters,
-)
-from i2vlib.data.video import VideoError, read_clip
-from i2vlib.measure import Count, count
-from i2vlib.presets import PRESETS, PROTOCOLS, TOWERS
-from i2vlib.weights import WeightsError, checkpoint_info, load_checkpoint, save_checkpoint
-from i2vlib.zeroi2v import load_zeroi2v, zeroi2v_state
+Names are imported when they are first used: `i2vlib.environment` must import where open_clip and decord are still missing.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+_HOMES = {
+    "classifier": ("VideoClassifier", "build_model", "merge"),
+    "config": ("AdaptationConfig", "ClipConfig", "ConfigError", "FOUR_ADAPTERS", "ModelConfig", "SIX_ADAPTERS", "TemporalConfig",
+               "THREE_ADAPTERS", "TowerConfig", "TrainConfig", "check_parameters"),
+    "data.video": ("VideoError", "read_clip"),
+    "measure": ("Count", "count"),
+    "presets": ("PRESETS", "PROTOCOLS", "TOWERS"),
+    "weights": ("WeightsError", "checkpoint_info", "load_checkpoint", "save_checkpoint"),
+    "zeroi2v": ("load_zeroi2v", "zeroi2v_state"),
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+_PARTS = ("adaptation", "data", "show", "temporal")
+__all__ = sorted([*_MODULE_OF, *_PARTS])
+
+
+def __getattr__(name: str):
+    if name in _PARTS:
+        return importlib.import_module(f"i2vlib.{name}")
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"i2vlib.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module 'i2vlib' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -36,6 +36,8 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, offsets: tuple[int, ...] = ()):
         super().__init__()
+        if offsets and len(offsets) != heads:
+            raise ValueError(f"{len(offsets)} offsets: allowed is one a head, {heads}, or none")
         self.heads, self.offsets = heads, tuple(offsets)
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -36,10 +37,11 @@ class VideoClassifier(nn.Module):
         return self.backbone(video)
 
 
-def build_model(config: ModelConfig, weights: str | None = None) -> VideoClassifier:
+def build_model(config: ModelConfig, weights: str | Path | None = None, *, resize_positions: bool = False) -> VideoClassifier:
     """The model of `config`, ready to train: only what the adaptation trains requires gradients.
 
     weights: "mini" (the shipped miniature tower), an open_clip tag such as "openai", or a file; None leaves random weights.
+    resize_positions: interpolate position embeddings that were trained at another image size.
     Returns a VideoClassifier whose .config says which activation the weights need. Raises ConfigError, or WeightsError from
     i2vlib.weights.
     """
@@ -48,7 +50,7 @@ def build_model(config: ModelConfig, weights: str | None = None) -> VideoClassif
     config = resolve_activation(config, weights)
     model = VideoClassifier(config)
     if weights is not None:
-        load_image_weights(model.backbone, weights)
+        load_image_weights(model.backbone, weights, resize_positions=resize_positions)
     return freeze(model)
 
 
@@ -76,6 +78,5 @@ def merge(model: VideoClassifier) -> VideoClassifier:
     blocks = {f"backbone.transformer.resblocks.{i}": b for i, b in enumerate(model.backbone.transformer.resblocks)}
     state = merged_state(blocks, model.state_dict())
     plain = VideoClassifier(replace(model.config, adaptation=AdaptationConfig()))
-    weight = model.backbone.conv1.weight
-    plain.to(device=weight.device, dtype=weight.dtype).load_state_dict(state, strict=True)
-    return freeze(plain).train(model.training)
+    plain.load_state_dict({k: v.clone() for k, v in state.items()}, strict=True, assign=True)  # each tensor keeps its dtype
+    return freeze(plain.to(model.backbone.conv1.weight.device)).train(model.training)

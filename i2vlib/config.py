@@ -212,6 +212,10 @@ class ClipConfig(Config):
         for name in ("flip", "erasing"):
             self.need(0 <= getattr(self, name) <= 1, name, "a probability, 0 to 1")
         self.need(min(self.std) > 0, "std", "three numbers above 0")
+        self.need(self.rand_augment[0] >= 0 and 0 <= self.rand_augment[1] <= 10, "rand_augment",
+                  "(0 or more operations, magnitude 0 to 10)")
+        flipped = [label for pair in self.flip_pairs for label in pair]
+        self.need(len(set(flipped)) == len(flipped), "flip_pairs", "pairs of labels, each label in one pair")
 
 
 @dataclass(frozen=True)
@@ -243,6 +247,8 @@ class TrainConfig(Config):
         self.need(self.batch_size % self.accumulate == 0, "accumulate", f"a divisor of batch_size {self.batch_size}")
         self.need(self.lr > 0, "lr", "more than 0")
         self.need(self.backbone_lr >= 0, "backbone_lr", "0 or more")
+        self.need(all(0 <= b < 1 for b in self.betas), "betas", "two numbers from 0 to below 1")
+        self.need(0 <= self.warmup_start <= 1, "warmup_start", "a share of lr, from 0 to 1")
         self.need(0 <= self.warmup < 1, "warmup", "a share of the run, from 0 to below 1")
         self.need(0 <= self.label_smoothing < 1, "label_smoothing", "from 0 to below 1")
         self.need(self.precision in ("auto", "no", "bf16", "fp16"), "precision", "auto, no, bf16 or fp16")

@@ -140,6 +140,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=MINI_TOWER)
     args = parser.parse_args()
+    if args.steps <= RECIPE["warmup"]:
+        parser.error(f"--steps {args.steps}: allowed is more than the warm-up, {RECIPE['warmup']}")
     tower, text = pretrain(args.steps, args.seed)
     made = {"steps": args.steps, "seed": args.seed, **RECIPE, "zero_shot": zero_shot(tower, text)}
     state = {f"visual.{k}": v for k, v in tower.image_state().items()} | {f"text.{k}": v for k, v in text.state_dict().items()}

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 
 from i2vlib.backbone import VideoViT
 from i2vlib.classifier import VideoClassifier, freeze
-from i2vlib.config import ClipConfig, ModelConfig, TowerConfig
+from i2vlib.config import CLIP_MEAN, ClipConfig, ConfigError, ModelConfig, TowerConfig
 
 MINI_TOWER = Path(__file__).parent / "assets" / "mini_tower.safetensors"
 TOWER_KEYS = {"image_size", "patch_size", "layers", "width", "head_width", "mlp_ratio"}  # a plain open_clip vision_cfg
@@ -47,9 +48,14 @@ def load_image_weights(backbone: VideoViT, weights: str | Path, *, resize_positi
     or a file: full CLIP or visual tower only, .safetensors, torch.save or OpenAI's TorchScript archive. resize_positions:
     interpolate position embeddings of another grid (bicubic, as open_clip does). Raises WeightsError.
     """
-    state = _visual_part(read_tensors(find_weights(backbone.config.tower, weights)))
+    tower = backbone.config.tower
+    origin = activation_of(tower, weights)
+    if origin is not None and origin != bool(tower.quick_gelu):
+        raise WeightsError(f"{weights}: trained with {'QuickGELU' if origin else 'GELU'}, but tower.quick_gelu is "
+                           f"{tower.quick_gelu}: build_model decides it by the weights")
+    state = _visual_part(read_tensors(find_weights(tower, weights)))
     if resize_positions and "positional_embedding" in state:
-        state["positional_embedding"] = resize_grid(state["positional_embedding"], backbone.config.tower.grid)
+        state["positional_embedding"] = resize_grid(state["positional_embedding"], tower.grid)
     want = backbone.image_state()
     _check_fit(state, want, str(weights))
     with torch.no_grad():
@@ -77,7 +83,8 @@ def activation_of(tower: TowerConfig, weights: str | Path) -> bool | None:
     if str(weights) == "mini":
         return False
     if not Path(weights).exists():
-        return bool(_tag(tower, str(weights)).get("quick_gelu", False))
+        arch, entry = _tag(tower, str(weights))
+        return bool(entry.get("quick_gelu", False) or open_clip.get_model_config(arch).get("quick_gelu", False))
     names = set(read_tensors(Path(weights)))
     return True if {"input_resolution", "context_length", "vocab_size"} <= names else None  # OpenAI's own files carry these
 
@@ -88,21 +95,31 @@ def find_weights(tower: TowerConfig, weights: str | Path) -> Path:
         return MINI_TOWER
     if Path(weights).exists():
         return Path(weights)
-    tag = _tag(tower, str(weights))
+    _, entry = _tag(tower, str(weights))
+    if any(abs(a - b) > 0.01 for a, b in zip(entry.get("mean", CLIP_MEAN), CLIP_MEAN, strict=True)):
+        warnings.warn(f"weights {weights!r} saw images scaled with mean {entry['mean']} and std {entry['std']}: set "
+                      "ClipConfig.mean and ClipConfig.std to these", stacklevel=2)
     try:
-        return Path(open_clip.download_pretrained(tag))
+        return Path(open_clip.download_pretrained(entry))
     except Exception as error:  # the hub's clients raise many kinds
         raise WeightsError(f"weights {weights!r} could not be downloaded ({type(error).__name__}): connect, or give the path "
                            "of a file") from error
 
 
-def _tag(tower: TowerConfig, tag: str) -> dict:
-    """open_clip's entry for a tag that exists for a tower of this shape."""
-    known = {t: arch for arch, t in open_clip.list_pretrained() if _same_shape(arch, tower)}
+def _tag(tower: TowerConfig, tag: str) -> tuple[str, dict]:
+    """open_clip's architecture and entry for a tag of this tower; of several image sizes the tower's own, else the first."""
+    known: dict[str, str] = {}
+    for arch, name in open_clip.list_pretrained():
+        if _same_shape(arch, tower) and (name not in known or _image_size(arch) == tower.image_size):
+            known[name] = arch
     if tag not in known:
         there = ", ".join(sorted(known)) or "none"
         raise WeightsError(f"weights {tag!r}: neither a file nor an open_clip tag for this tower; its tags are: {there}")
-    return open_clip.get_pretrained_cfg(known[tag], tag)
+    return known[tag], open_clip.get_pretrained_cfg(known[tag], tag)
+
+
+def _image_size(arch: str) -> int:
+    return open_clip.get_model_config(arch)["vision_cfg"].get("image_size", 224)
 
 
 def _same_shape(arch: str, tower: TowerConfig) -> bool:
@@ -110,10 +127,9 @@ def _same_shape(arch: str, tower: TowerConfig) -> bool:
     vision = config.get("vision_cfg", {})
     if not isinstance(vision, dict) or not {"width", "layers", "patch_size"} <= set(vision) <= TOWER_KEYS:
         return False  # timm towers, ResNets and towers with parts that VideoViT does not have
-    shape = (vision.get("image_size", 224), vision["patch_size"], vision["width"], vision["layers"],
-             vision["width"] // vision.get("head_width", 64), config["embed_dim"], vision.get("mlp_ratio", 4.0))
-    return shape == (tower.image_size, tower.patch_size, tower.width, tower.layers, tower.heads, tower.output_dim,
-                     tower.mlp_ratio)
+    shape = (vision["patch_size"], vision["width"], vision["layers"], vision["width"] // vision.get("head_width", 64),
+             config["embed_dim"], vision.get("mlp_ratio", 4.0))
+    return shape == (tower.patch_size, tower.width, tower.layers, tower.heads, tower.output_dim, tower.mlp_ratio)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -124,7 +140,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if zipfile.is_zipfile(path) and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist()):
             return _read_torchscript(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+    except Exception as error:  # a damaged file can fail in any of the three readers in many ways
         reason = str(error).split("\n")[0] or type(error).__name__
         raise WeightsError(f"{path}: not a readable weights file: {reason}") from error
     state = state.get("state_dict", state) if isinstance(state, Mapping) else state
@@ -216,15 +232,25 @@ def save_checkpoint(model: VideoClassifier, path: str | Path, *, clip: ClipConfi
     save_file({k: v.detach().contiguous() for k, v in model.state_dict().items()}, part, metadata)
     with open(part, "rb+") as written:
         os.fsync(written.fileno())
+        os.fchmod(written.fileno(), 0o666 & ~_umask())  # safetensors writes private files
     os.replace(part, path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def load_checkpoint(path: str | Path) -> VideoClassifier:
     """The model of a file that save_checkpoint wrote, in eval mode. Runs no code from it. Raises WeightsError."""
-    config = ModelConfig.from_dict(checkpoint_info(path)["config"])
-    model, state = VideoClassifier(config), load_file(path)
+    info, state = checkpoint_info(path), load_file(path)
+    try:
+        model = VideoClassifier(ModelConfig.from_dict(info["config"]))
+    except (ConfigError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path}: its configuration does not fit this version: {error}") from error
     _check_fit(state, model.state_dict(), str(path))
-    model.to(next(iter(state.values())).dtype).load_state_dict(state)
+    model.load_state_dict(state, assign=True)  # each tensor keeps its dtype
     return freeze(model).eval()
 
 
@@ -237,4 +263,7 @@ def checkpoint_info(path: str | Path) -> dict:
         raise WeightsError(f"{path}: not a readable checkpoint: {error}") from error
     if metadata.get("format") != "i2vlib 1":
         raise WeightsError(f"{path}: not written by save_checkpoint of this version (format {metadata.get('format')!r})")
-    return {name: json.loads(metadata[name]) for name in ("config", "clip", "class_names")}
+    try:
+        return {name: json.loads(metadata[name]) for name in ("config", "clip", "class_names")}
+    except (KeyError, ValueError) as error:
+        raise WeightsError(f"{path}: damaged metadata ({error})") from error

@@ -32,12 +32,14 @@ def load_zeroi2v(checkpoint: Mapping[str, Tensor] | str | Path, *, heads: int, o
     config = _read_config(state, source, heads, tuple(offsets), scale, quick_gelu)
     model = VideoClassifier(config)
     _check_fit(state, model.state_dict(), source)
-    model.to(state["backbone.conv1.weight"].dtype).load_state_dict(state)
+    model.load_state_dict({k: v.clone() for k, v in state.items()}, assign=True)  # each tensor keeps its dtype
     return freeze(model).eval()
 
 
 def zeroi2v_state(model: VideoClassifier) -> dict[str, Tensor]:
     """Our model's weights under the names of the released checkpoints (`backbone.`, `cls_head.fc_cls.`), without `proj`."""
+    if model.config.adaptation.kind == "gelu":
+        raise WeightsError("GELU adapters have no place in the released format, whose adapters are linear")
     state = {}
     for name, value in model.state_dict().items():
         parts = name.split(".")

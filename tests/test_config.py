@@ -35,6 +35,13 @@ def test_released_settings():
     assert (PRESETS["zeroi2v-b16-8f-k400"].adaptation.scale, PRESETS["zeroi2v-b16-8f-ssv2"].adaptation.scale) == (0.5, 1.0)
 
 
+def test_vit_l_trains_at_a_tenth_in_the_backbone():
+    assert protocol_for("zeroi2v-l14-32f-k400") == "k400-l14-32f"
+    large, base = PROTOCOLS["k400-l14-32f"], PROTOCOLS["k400-32f"]
+    assert (large.train.backbone_lr, base.train.backbone_lr) == (0.1, 1.0)
+    assert (large.clip.erasing, base.clip.erasing, PROTOCOLS["k400-l14-8f"].clip.erasing) == (0.25, 0.0, 0.0)
+
+
 def test_miniature_presets_fit_their_data():
     for name, task in TASKS.items():
         assert CLASSES[f"mini-{name}"] == task.classes
@@ -57,6 +64,9 @@ def test_miniature_presets_fit_their_data():
     (lambda: ClipConfig(test_crops=2), "allowed is 1 or 3"),
     (lambda: TrainConfig(batch_size=10, accumulate=3), "allowed is a divisor of batch_size 10"),
     (lambda: TrainConfig(precision="fp8"), "allowed is auto, no, bf16 or fp16"),
+    (lambda: TrainConfig(betas=(1.5, 0.9)), "betas = .*: allowed is two numbers from 0 to below 1"),
+    (lambda: ClipConfig(rand_augment=(4, 15)), "magnitude 0 to 10"),
+    (lambda: ClipConfig(flip_pairs=((1, 2), (2, 3))), "each label in one pair"),
     (lambda: ModelConfig.from_dict({"frame": 8}), "ModelConfig has no field 'frame': allowed are tower"),
 ])
 def test_errors_name_field_value_and_what_is_allowed(make, message):

@@ -137,3 +137,22 @@ def test_one_command_points_badges_and_setup_cells_at_a_fork(tmp_path):
     assert set_repository("me/again", tmp_path) == [setup, nb] and "me/again" in setup.read_text()
     with pytest.raises(ValueError, match="owner/name"):
         set_repository("https://github.com/you/fork", tmp_path)
+
+
+def test_the_setup_cell_needs_none_of_the_packages_that_it_installs():
+    """Colab has no open_clip, decord, av or accelerate when the first cell runs."""
+    import subprocess
+    import sys
+
+    code = ("import sys\n"
+            "for name in ('torch', 'open_clip', 'decord', 'av', 'accelerate', 'safetensors', 'numpy'): sys.modules[name] = None\n"
+            "from i2vlib.environment import install_missing\n")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_is_there():
+    import i2vlib
+
+    assert all(getattr(i2vlib, name) is not None for name in i2vlib.__all__)
+    assert i2vlib.temporal.shift_heads and i2vlib.data.__name__ == "i2vlib.data"

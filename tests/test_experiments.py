@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from i2vlib.evaluate import Result
-from i2vlib.experiments import RUNS, load_results, mini_model, mini_sets, reversal_pairs, run, twin_gap
-from i2vlib.presets import PRESETS
+from i2vlib.experiments import RUNS, load_results, mini_model, mini_sets, reversal_pairs, run, strategy_rates, twin_gap
+from i2vlib.presets import PRESETS, PROTOCOLS
 
 
 def test_runs_name_presets():
@@ -16,6 +16,13 @@ def test_the_random_control_differs_in_its_tower_only():
         if "adapters" in name or "head" in name:
             assert torch.equal(a, b), name
     assert not torch.equal(shipped.backbone.conv1.weight, random.backbone.conv1.weight)
+
+
+def test_rates_of_the_miniature_stay_there():
+    full = PROTOCOLS["k400-8f"].train
+    assert strategy_rates("full-b16-8f-k400", full).lr == pytest.approx(3e-5)  # a tenth, as in the paper
+    assert strategy_rates("probe-b16-8f-k400", full) == strategy_rates("zeroi2v-b16-8f-k400", full) == full
+    assert strategy_rates("probe-mini-motion", PROTOCOLS["mini-motion"].train).lr == 0.05
 
 
 def test_twin_gap_by_hand():

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from i2vlib.backbone import Attention
 from i2vlib.temporal import relocate_heads, shift_heads, stdha_offsets
 
 
@@ -82,5 +83,7 @@ def test_impossible_settings_say_what_is_allowed():
         stdha_offsets(12, 9)
     with pytest.raises(ValueError, match="one offset a head"):
         shift_heads(torch.zeros(1, 2, 3, 4, 5), (1, 0))
+    with pytest.raises(ValueError, match="4 offsets: allowed is one a head, 8, or none"):
+        Attention(64, 8, (1, -1, 0, 0))
     with pytest.raises(ValueError, match="7 frames do not make whole clips of 4"):
         relocate_heads(torch.zeros(7, 2, 12), 4, (1, 0))

@@ -8,8 +8,9 @@ import torch
 
 from i2vlib.config import CLIP_MEAN, CLIP_STD
 from i2vlib.evaluate import Result
-from i2vlib.show import confusion, curves, film, use_style
+from i2vlib.show import film, use_style
 from i2vlib.show.clips import _pictures
+from i2vlib.show.training import confusion, curves
 
 
 def test_film_has_a_row_a_clip_and_a_column_a_frame():
@@ -56,7 +57,7 @@ def test_the_style_is_the_courses():
 
 
 def test_the_opening_figure_is_drawn_from_measured_rows(tmp_path, monkeypatch):
-    from i2vlib.show import opening
+    import i2vlib.show.opening as opening
     monkeypatch.setattr(opening, "FIGURE", tmp_path / "figures" / "opening.png")
     opening.draw_opening()
     assert (tmp_path / "figures" / "opening.png").stat().st_size > 20_000

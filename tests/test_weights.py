@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import warnings
 from dataclasses import replace
 
@@ -205,3 +206,40 @@ def test_the_shipped_tower():
     state = load_file(MINI_TOWER)
     assert all(torch.equal(v, state[f"visual.{k}"]) for k, v in model.backbone.image_state().items())
     assert json.loads(model.config.to_json())["tower"]["quick_gelu"] is False
+
+
+def test_weights_of_the_wrong_activation_are_not_loaded():
+    backbone = VideoViT(ModelConfig(replace(i2v.TOWERS["mini"], quick_gelu=True)))
+    with pytest.raises(WeightsError, match="mini: trained with GELU, but tower.quick_gelu is True"):
+        load_image_weights(backbone, "mini")
+
+
+def test_a_tag_is_found_for_another_image_size_and_other_scaling_is_told(monkeypatch):
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda entry: "file")
+    large = replace(i2v.TOWERS["ViT-L-14"], image_size=448)
+    assert resolve_activation(ModelConfig(large), "openai").tower.quick_gelu
+    assert str(find_weights(large, "openai")) == "file"
+    with pytest.warns(UserWarning, match="set ClipConfig.mean and ClipConfig.std"):
+        find_weights(i2v.TOWERS["ViT-L-14"], "laion2b_s32b_b82k")
+
+
+def test_files_are_as_readable_as_the_umask_says(tmp_path):
+    i2v.save_checkpoint(i2v.build_model(ModelConfig(TOWER)), tmp_path / "m.safetensors")
+    (tmp_path / "plain").write_bytes(b"")
+    assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_random_damage_is_always_named(tmp_path):
+    path, rng = tmp_path / "w.pt", random.Random(0)
+    torch.save(full_clip().visual.state_dict(), path)
+    whole, backbone = path.read_bytes(), VideoViT(ModelConfig(TOWER))
+    for _ in range(60):
+        data = bytearray(whole[:rng.randrange(len(whole))] if rng.random() < 0.3 else whole)
+        for _ in range(20):
+            if data:
+                data[rng.randrange(max(1, len(data) - 3000), len(data)) if len(data) > 3000 else 0] = rng.randrange(256)
+        path.write_bytes(data)
+        try:
+            load_image_weights(backbone, path)
+        except WeightsError as error:
+            assert "w.pt" in str(error)

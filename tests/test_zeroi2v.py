@@ -114,3 +114,16 @@ def test_what_is_no_checkpoint_of_theirs():
         i2v.load_zeroi2v(state, **SETTINGS)
     with pytest.raises(i2v.ConfigError, match="offsets has 2 entries: allowed is one a head, 8"):
         i2v.load_zeroi2v(golden()[0], heads=8, offsets=(-1, 1), scale=1.0)
+
+
+def test_gelu_adapters_are_not_exported_as_linear_ones():
+    config = ModelConfig(TowerConfig(16, 8, 16, 1, 4), adaptation=AdaptationConfig("gelu", ("qkv",)))
+    with pytest.raises(i2v.WeightsError, match="GELU adapters have no place"):
+        i2v.zeroi2v_state(i2v.build_model(config))
+
+
+def test_the_given_state_is_not_shared():
+    state, _ = golden()
+    model = i2v.load_zeroi2v(state, **SETTINGS)
+    model.backbone.conv1.weight.data.zero_()
+    assert state["conv1.weight"].abs().max() > 0

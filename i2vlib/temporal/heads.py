@@ -51,7 +51,7 @@ def relocate_heads(qkv: Tensor, frames: int, offsets: Sequence[int]) -> Tensor:
     qkv (B·T, N, 3D), the output of the image model's own projection, rows q, k, v; offsets: one int a head.
     Returns the same tensor. Raises ValueError where the batch is not whole clips of `frames` frames.
     """
-    if len(qkv) % frames:
+    if frames < 1 or len(qkv) % frames:
         raise ValueError(f"{len(qkv)} frames do not make whole clips of {frames} frames")
     if not any(offsets):
         return qkv
