@@ -174,6 +174,19 @@ def test_bad_files_say_why(bad, name, reason, decoder):
         file.frames(range(len(file)))
 
 
+@pytest.mark.parametrize("decoder", [None, "pyav"])
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), FileNotFoundError(2, "No such file")])
+def test_files_that_cannot_be_opened_say_why(bad, monkeypatch, decoder, error):
+    """A file without read permission, or one that vanishes between two looks; simulated: root may read everything."""
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(video.av, "open", lambda *_, **__: (_ for _ in ()).throw(av.error.PermissionError(13, "no")))
+    monkeypatch.setattr(video, "open", refuse, raising=False)
+    with pytest.raises(VideoError, match=rf"random\.mp4: cannot be opened \({error.strerror}\)"):
+        VideoFile(bad / "random.mp4", decoder)
+
+
 def test_frame_count(tmp_path, bad):
     assert frame_count(encode(tmp_path / "a.mp4", frames=numbered(17))) == 17
     with pytest.raises(VideoError):

@@ -159,8 +159,7 @@ class _PyAV:
         try:
             container = av.open(self.path, metadata_errors="ignore")
         except av.error.FFmpegError as error:
-            with open(self.path, "rb") as file:
-                mp4 = file.read(12)[4:8] == b"ftyp"
+            mp4 = self._start()[4:8] == b"ftyp"
             raise VideoError(self.path, "is cut off: an MP4 file without its index (moov)" if mp4
                              else f"is not a video ({error.strerror})") from error
         if not container.streams.video:
@@ -168,6 +167,13 @@ class _PyAV:
             container.close()
             raise VideoError(self.path, f"holds no video, only {' and '.join(kinds) or 'an empty container'}")
         return container
+
+    def _start(self) -> bytes:
+        try:
+            with open(self.path, "rb") as file:
+                return file.read(12)
+        except OSError as error:  # no permission, or gone since it was looked at
+            raise VideoError(self.path, f"cannot be opened ({error.strerror})") from error
 
     def _guard(self, items: Iterable) -> Iterator:
         try:
