@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from i2vlib.data.loading import bad_clips, check_labels, load, lost_workers, name_bad_files
+from i2vlib.data.loading import bad_clips, check_labels, clip_names, load, lost_workers, name_bad_files
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +71,8 @@ def evaluate(
     be read) and `error`. batch_size counts clips; their views go through the model together. With an `accelerator`
     its processes share the clips and each gets the whole result; without one, every process scores all of them, in
     float32. Each unreadable file is printed once, except those in `named`. The model's mode (training or not) is left
-    as it was. Raises ValueError for an empty set, a model without a head, a label the model does not have, and when no
-    clip could be read; LoadingError when a decoding process died or hung.
+    as it was. Raises ValueError for an empty set, a model without a head, a label the model does not have, scores
+    that are not finite, and when no clip could be read; LoadingError when a decoding process died or hung.
     """
     check_labels(dataset, model.config.classes)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
@@ -92,6 +92,7 @@ def evaluate(
     bad_files = dict(sorted(bad))
     if rank == 0:
         name_bad_files({path: reason for path, reason in bad_files.items() if path not in named})
+    _refuse_not_finite(dataset, rows[0], rows[2])
     return _result(*rows, bad_files)
 
 
@@ -141,6 +142,15 @@ def _gather(accelerator: Accelerator, rows: list[Tensor]) -> list[Tensor]:
     gathered = [accelerator.gather(x).cpu() for x in padded]
     real = gathered[2] >= 0
     return [x[real] for x in gathered]
+
+
+def _refuse_not_finite(dataset, scores: Tensor, indices: Tensor) -> None:
+    """Raise ValueError naming the clips: nan is no score, but argmax would make it a prediction of class 0."""
+    rows = ~scores.isfinite().all(1)
+    if rows.any():
+        clips = clip_names(dataset, indices[rows].sort().values.tolist())
+        raise ValueError(f"scores are not finite for {int(rows.sum())} of {len(rows)} clips: {clips}. For all clips, look "
+                         "at the model's weights and precision; for a few, at these clips")
 
 
 def _result(scores: Tensor, labels: Tensor, indices: Tensor, bad_files: dict[str, str]) -> Result:

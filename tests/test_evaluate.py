@@ -87,6 +87,17 @@ def test_what_cannot_be_evaluated_says_why():
         evaluate(tiny_model(classes=0), TinySet(5), progress=False)
 
 
+class PoisonedSet(TinySet):
+    def __getitem__(self, i):
+        item = super().__getitem__(i)
+        return {**item, "video": item["video"] / (i not in (2, 4))}  # 2 and 4 are divided by zero
+
+
+def test_scores_that_are_not_finite_are_no_prediction():
+    with pytest.raises(ValueError, match="not finite for 2 of 6 clips: clips/2.mp4, clips/4.mp4"):
+        evaluate(tiny_model(), PoisonedSet(7, bad=(0,)), batch_size=4, progress=False)
+
+
 def test_direction_compares_the_two_classes_of_a_pair_only():
     pairs = [(0, 1), (3, 2)]
     right_pair_wrong_class = [.1, .2, .0, .7]  # top-1 is class 3, but within its pair class 1 beats class 0
