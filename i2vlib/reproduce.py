@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -44,9 +45,14 @@ class Run:
 def reproduce(paths: list[Path], out: Path, command: str = "") -> int:
     """Run notebooks in order, stop at the first failure, write executed copies, their HTML and the page into `out`.
 
-    Returns the exit status: 0 all ran and all claims hold, 1 something failed, 130 interrupted. `command` is shown on
-    the page.
+    What a notebook writes (its parameter `out`) goes into out/run_NN, which is emptied first: nothing of an earlier run
+    is reported as this one's. Returns the exit status: 0 all ran and all claims hold, 1 something failed, 2 there is no
+    notebook, 130 interrupted. `command` is shown on the page.
     """
+    if not paths:
+        print(f"There is no notebook to run. Run this in a checkout of the repository: its notebooks are expected in "
+              f"{ROOT / 'notebooks'}, an installed package has none.", file=sys.stderr)
+        return 2
     out.mkdir(parents=True, exist_ok=True)
     (out / "index.html").unlink(missing_ok=True)  # a run that is killed must not leave the page of an earlier one
     runs = [Run(p.stem, _title(nbformat.read(p, 4)) or p.stem) for p in paths]
@@ -76,14 +82,15 @@ def chosen(notebooks: Path, only: list[str] | None = None) -> list[Path]:
 
 
 def _execute(path: Path, copy: Path, run: Run) -> None:
-    """Run one notebook in its own folder at its defaults; fill in `run`, write the executed copy and its HTML."""
+    """Run one notebook in its own folder at its defaults but for `out`; fill in `run`, write the executed copy and its HTML."""
     import papermill
 
     for old in (copy, copy.with_suffix(".html")):
         old.unlink(missing_ok=True)
     start = time.time()
     try:
-        papermill.execute_notebook(str(path), str(copy), cwd=str(path.parent), progress_bar=sys.stderr.isatty(),
+        papermill.execute_notebook(str(path), str(copy), _fresh_out(path, copy.parent), cwd=str(path.parent),
+                                   progress_bar=sys.stderr.isatty(),
                                    extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
         run.state = "ran"
     except KeyboardInterrupt:
@@ -100,6 +107,18 @@ def _execute(path: Path, copy: Path, run: Run) -> None:
         notebook = nbformat.read(copy, 4)
         run.claims, run.results = collect(notebook)
         copy.with_suffix(".html").write_text(_html(notebook, run), encoding="utf-8")
+
+
+def _fresh_out(path: Path, out: Path) -> dict[str, str]:
+    """The parameter `out` for a notebook that declares one: out/run_NN, made sure not to exist. For others none."""
+    import papermill
+
+    if "out" not in papermill.inspect_notebook(str(path)):
+        return {}
+    folder = out.resolve() / f"run_{path.stem[:2]}"
+    if folder.exists():
+        shutil.rmtree(folder)
+    return {"out": str(folder)}
 
 
 def collect(notebook) -> tuple[list[Claim], list[tuple[str, dict]]]:

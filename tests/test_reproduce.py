@@ -100,6 +100,27 @@ def test_ctrl_c_ends_cleanly_with_a_page(tmp_path):
     assert "stopped here" in (tmp_path / "out/index.html").read_text()
 
 
+def test_what_a_notebook_writes_is_of_this_run(tmp_path):
+    """Notebook 04 resumes what lies in its `out`: an earlier training must not be reported as this run's."""
+    path = notebook(tmp_path, "04_train", "# Train", ("out = 'mine'", "parameters"), "from pathlib import Path\n"
+                    "Path(out).mkdir(parents=True)  # fails where it exists\n(Path(out) / 'state.pt').touch()")
+    for name in ("mine", "out/kept"):
+        (tmp_path / name).mkdir(parents=True)
+    for _ in range(2):
+        assert reproduce([path], tmp_path / "out") == 0
+    assert (tmp_path / "out/run_04/state.pt").exists() and not list((tmp_path / "mine").iterdir())
+    assert (tmp_path / "out/kept").exists()
+
+
+def test_no_notebook_is_no_success(tmp_path, capsys, monkeypatch):
+    assert reproduce([], tmp_path / "out") == 2
+    monkeypatch.setattr(module, "ROOT", tmp_path)  # an installed package: no notebooks beside it
+    assert module.main(["--out", str(tmp_path / "out")]) == 2
+    output = capsys.readouterr()
+    assert output.err.count("There is no notebook to run") == 2 and "Results" not in output.out
+    assert not (tmp_path / "out").exists()
+
+
 def test_only_names_that_exist_are_accepted(tmp_path, capsys):
     for name in ("00_a", "01_b", "02_c", "scratch"):
         notebook(tmp_path, name, "1")
