@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from i2vlib.config import Config, ConfigError
 
@@ -45,12 +47,58 @@ def read_state(out: Path) -> dict | None:
                             "anew, or into another folder") from error
 
 
+def refuse_leftovers(out: Path) -> None:
+    """Raise ConfigError if `out` holds what a run writes; for a folder without a state file, which can go on nowhere."""
+    found = [name for name in (FINAL, BEST, METRICS, BOARD) if (out / name).exists()]
+    if found:
+        raise ConfigError(f"{out} has no {STATE} to go on from, but holds {', '.join(found)}, which a new run would "
+                          "replace: allowed is another folder, or resume=False to discard them")
+
+
 def clear_run(out: Path) -> None:
     """Make the folder and remove what an earlier run left in it, nothing else."""
     out.mkdir(parents=True, exist_ok=True)
     for name in (STATE, METRICS, BEST, FINAL):  # the state first: without it nothing is left to resume
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / BOARD, ignore_errors=True)
+
+
+def clear_parts(out: Path) -> None:
+    """Remove the files that a killed run was writing: nothing ever reads them."""
+    for pattern in (f"{STATE}.part", f"{METRICS}.part", f".{BEST}.*.part", f".{FINAL}.*.part"):
+        for part in out.glob(pattern):
+            part.unlink(missing_ok=True)
+
+
+def set_hash(dataset) -> str:
+    """SHA-256 of what decides the items of a set, where it has them: its list, its clip settings and its seed."""
+    entries = [(e.path, e.label, getattr(e, "total_frames", None)) for e in getattr(dataset, "entries", None) or ()]
+    clip = getattr(dataset, "clip", None)
+    parts = entries, clip.to_json() if clip is not None else None, getattr(dataset, "seed", None)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def weights_hash(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of the names and bytes of a state dict, the same on every device."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}\0".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def check_origin(saved: dict, set_now: str, weights_now: str, out: Path) -> None:
+    """Raise ConfigError if the run saved in `out` had another training set, or a model that started elsewhere.
+
+    A model that already is where the run was saved (a notebook's cell that is run again) is as good as a new one.
+    """
+    if saved.get("set") != set_now:
+        raise ConfigError(f"the training set's list, clip settings or seed is not that of the run in {out}: allowed is "
+                          "the same set to resume it, another folder, or resume=False to start anew")
+    if weights_now not in (saved.get("start"), weights_hash(saved["model"])):
+        raise ConfigError(f"the model's initial weights are not those of the run in {out}: allowed is a model built as "
+                          "it was then (the same image weights, the same torch.manual_seed before it is built) to "
+                          "resume it, another folder, or resume=False to start anew")
 
 
 def check_same(saved: str, config: Config, out: Path) -> None:

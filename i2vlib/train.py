@@ -48,9 +48,11 @@ def train(model: nn.Module, train_set, config: TrainConfig, out: str | Path, *, 
     evaluated at the end, and after each pass over the set when training by epochs.
 
     A run that stopped for whatever reason goes on from out/state.pt with the same call; a finished one loads its final
-    weights and returns its summary. resume=False discards what is there. Ctrl-C and errors save the state where it is
+    weights and returns its summary. `model` must then be built anew as it was, from the same image weights and seed, or
+    be the one that train() left. resume=False discards what is there. Ctrl-C and errors save the state where it is
     sound. The model is left on its device, in eval mode.
-    Raises ConfigError (a setting that does not fit, or is not that of the saved run), ValueError (an empty set, labels
+    Raises ConfigError (a setting that does not fit; settings, a set or initial weights that are not those of the saved
+    run; a folder with what another run left and no state to go on from), ValueError (an empty set, labels
     that the model does not have), TrainingError (a loss that is not finite), LoadingError (a decoding process that died
     or hangs).
     """
@@ -92,6 +94,7 @@ class Run:
         self.total = loading.total_steps(len(train_set), config)
         self.inner, self.schedule = make_optimiser(model, config, self.total)
         self.net, self.optimizer = self.accelerator.prepare(model, self.inner)
+        self.origin = {"set": runs.set_hash(train_set), "start": runs.weights_hash(model.state_dict())}
         self.interrupts, self.log = runs.Interrupts(), None
         self.step = self.saved = self.evaluated = 0  # steps done; at the last save; at the last evaluation
         self.bad, self.best, self.metrics, self.scores, self.summary = {}, None, {}, {}, None
@@ -102,12 +105,18 @@ class Run:
     def start(self, resume: bool) -> None:
         """Take up the run saved in `out`, or begin a new one there."""
         saved = runs.read_state(self.out) if resume else None
+        if resume and saved is None:
+            runs.refuse_leftovers(self.out)
+        if saved is not None and saved["step"] == 0:  # nothing was learnt yet: begin again, also with other settings
+            saved = None
         if saved is not None:
             self._load(saved)
         self.accelerator.wait_for_everyone()  # all have looked before one of them changes the folder
         if self.rank == 0 and self.summary is None:
+            runs.clear_parts(self.out)
             if saved is None:
                 runs.clear_run(self.out)
+                runs.write_state(self.out, self._state())  # marks the folder as this run's, wherever it is killed
             self.log = runs.RunLog(self.out, self.step)
 
     def _load(self, saved: dict) -> None:
@@ -117,6 +126,8 @@ class Run:
             raise ConfigError(f"the training set has {len(self.train_set)} clips, but that of the run in {self.out} "
                               f"had {saved['clips']}: allowed is the same set to resume it, another folder, or "
                               "resume=False to start anew")
+        runs.check_origin(saved, self.origin["set"], self.origin["start"], self.out)
+        self.origin["start"] = saved["start"]  # also where the model came as train() had left it
         self.model.load_state_dict(saved["model"])
         self.inner.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
@@ -146,7 +157,7 @@ class Run:
         scaler, seed = self.accelerator.scaler, self.config.seed
         return {
             "model_config": self.model.config.to_json(), "train_config": self.config.to_json(),
-            "clips": len(self.train_set), "step": self.step,
+            "clips": len(self.train_set), **self.origin, "step": self.step,
             "model": self.model.state_dict(), "optimizer": self.inner.state_dict(),
             "schedule": self.schedule.state_dict(), "scaler": scaler.state_dict() if scaler is not None else None,
             "sampler": {"seed": seed, "place": self.step * self.config.batch_size},  # see the top of this file
@@ -307,7 +318,7 @@ class Run:
                              f"({self.config.lr:g}) or set clip_norm; {self._last_sound()}")
 
     def _last_sound(self) -> str:
-        return f"{self.out / runs.STATE} holds step {self.saved}" if self.saved else "no state was saved yet"
+        return f"{self.out / runs.STATE} holds step {self.saved}"
 
     def _tick(self) -> float:
         """Seconds since the last tick, which are added to the run's."""

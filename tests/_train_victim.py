@@ -27,8 +27,8 @@ TRAIN = config.TrainConfig(epochs=3, batch_size=6, accumulate=2, lr=1e-2, warmup
 # Where the processes of one run are killed, one after the other, and the step that is saved after each. 20 clips, 3
 # passes in batches of 6 make 10 steps of two forward passes; evaluations, of three, come after steps 4, 7 and 10.
 POINTS = {
-    "forward 3": None,  # in the middle of step 2, before anything is saved
-    "half-written state 2": 2,  # while the state of step 4 is being written
+    "forward 3": 0,  # in the middle of step 2, before anything that was learnt is saved
+    "half-written state 3": 2,  # (the first is that of step 0) while the state of step 4 is being written
     "whole state 2": 4,  # when that of step 6 is on disk under its temporary name
     "evaluation 1": 6,  # after step 7
     "workers 7": 6,  # between the two halves of step 8, with a process that decodes

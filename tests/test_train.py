@@ -134,7 +134,7 @@ def test_ctrl_c_saves_a_whole_step(tmp_path, where):
     assert runs.read_state(tmp_path / "cut")["step"] == (3 if where == "reading" else 4)
     hook.remove()
     data.left = 0
-    other = tiny_model(seed=9)  # its weights come from the file
+    other = tiny_model()  # its weights come from the file
     run(other, data, replace(TRAIN, save_every=100), tmp_path / "cut")
     assert equal(whole.state_dict(), other.state_dict())
 
@@ -142,7 +142,7 @@ def test_ctrl_c_saves_a_whole_step(tmp_path, where):
 def test_a_finished_run_returns_its_summary_and_weights(tmp_path):
     model = tiny_model()
     summary = run(model, TinySet(), SHORT, tmp_path)
-    other, data = tiny_model(seed=9), InterruptedSet()
+    other, data = tiny_model(), InterruptedSet()
     data.left = 1  # any read would interrupt
     assert run(other, data, SHORT, tmp_path) == summary
     assert equal(other.state_dict(), model.state_dict())
@@ -162,6 +162,71 @@ def test_resuming_with_other_settings_names_the_field(tmp_path):
     with pytest.raises(ConfigError, match="has 21 clips, but that of the run in .* had 20"):
         run(tiny_model(), TinySet(21), SHORT, tmp_path)
     run(tiny_model(), TinySet(), replace(SHORT, workers=1, save_every=1), tmp_path)  # do not touch the weights
+
+
+class ListedSet(TinySet):
+    """A set whose list, clip settings and seed can be other than those of a TinySet of the same length."""
+
+    def __init__(self, paths: str = "clips", clip: ClipConfig | None = None, seed: int = 0):
+        super().__init__(seed=seed)
+        self.clip = clip or ClipConfig(2, size=16)
+        for entry in self.entries:
+            entry.path = entry.path.replace("clips", paths)
+
+
+@pytest.mark.parametrize("steps", [4, 2])
+def test_what_another_run_was_trained_on_is_refused(tmp_path, steps):
+    """Both for a finished run and for one that stopped after step 2."""
+    data = ListedSet()
+    run(tiny_model(), data, SHORT, tmp_path)
+    if steps == 2:
+        state = runs.read_state(tmp_path)
+        runs.write_state(tmp_path, {**state, "step": 2, "summary": None})
+    before = (tmp_path / "state.pt").read_bytes()
+    for other in (ListedSet("others"), ListedSet(clip=ClipConfig(2, size=16, flip=0.25)), ListedSet(seed=1)):
+        with pytest.raises(ConfigError, match="training set's list, clip settings or seed .* another folder, or resume"):
+            run(tiny_model(), other, SHORT, tmp_path)
+    frozen = tiny_model()
+    with torch.no_grad():
+        frozen.backbone.conv1.weight[0, 0, 0, 0] += 1  # one number of other image weights
+    for model in (tiny_model(seed=9), frozen):
+        with pytest.raises(ConfigError, match="model's initial weights are not .* another folder, or resume=False"):
+            run(model, data, SHORT, tmp_path)
+    assert (tmp_path / "state.pt").read_bytes() == before
+    run(tiny_model(), ListedSet(), SHORT, tmp_path)
+
+
+def test_a_cell_that_trains_may_be_run_again(tmp_path):
+    """With the model that the first call left, after Ctrl-C and after the end; a new one still goes on then."""
+    model, data = tiny_model(), InterruptedSet()
+    data.left = 20
+    with pytest.raises(KeyboardInterrupt):
+        run(model, data, SHORT, tmp_path)
+    assert runs.read_state(tmp_path)["step"] == 3
+    summary = run(model, data, SHORT, tmp_path)
+    assert summary["steps"] == 4 and run(model, data, SHORT, tmp_path) == summary
+    assert run(tiny_model(), data, SHORT, tmp_path) == summary
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "best.safetensors", "metrics.jsonl"])
+def test_what_a_folder_without_a_state_holds_is_kept(tmp_path, name):
+    for other in (name, "merged.safetensors", ".model.safetensors.12.part", "state.pt.part"):
+        (tmp_path / other).write_text("of another run")
+    with pytest.raises(ConfigError, match=f"no state.pt to go on from, but holds {name}, .*resume=False to discard"):
+        run(tiny_model(), TinySet(), SHORT, tmp_path)
+    assert (tmp_path / name).read_text() == "of another run"
+    run(tiny_model(), TinySet(), SHORT, tmp_path, resume=False)
+    assert (tmp_path / "merged.safetensors").read_text() == "of another run" and len(lines(tmp_path)) == 4
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_run_killed_before_it_learnt_anything_may_begin_with_other_settings(tmp_path):
+    data = InterruptedSet()
+    data.left = 1
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_model(), data, SHORT, tmp_path)
+    assert runs.read_state(tmp_path)["step"] == 0
+    assert run(tiny_model(seed=9), TinySet(), replace(SHORT, lr=0.02), tmp_path)["steps"] == 4
 
 
 def test_a_broken_state_file_is_named(tmp_path):
