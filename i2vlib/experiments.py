@@ -31,6 +31,7 @@ from i2vlib.pretrain import new_tower
 from i2vlib.train import train
 
 RESULTS = Path(__file__).resolve().parents[1] / "notebooks" / "results" / "miniature.json"
+PAPER = {"probe-mini-motion": "20.0, with STDHA", "full-mini-motion": "48.7, ViT-L/14", "zeroi2v-mini-motion": "66.0"}
 RANDOM_SEED = 1  # the random tower that stands beside the shipped one
 
 
@@ -104,6 +105,31 @@ def strategy_rates(preset: str, train: TrainConfig) -> TrainConfig:
 def load_results(path: Path = RESULTS) -> list[dict]:
     """The rows measured so far."""
     return json.loads(path.read_text()) if path.exists() else []
+
+
+def measured(preset: str, key: str, tower: str = "mini") -> list[float]:
+    """What a run measured, a number a seed. Raises ValueError where it was not measured yet."""
+    values = [r[key] for r in load_results() if (r["preset"], r["tower"]) == (preset, tower)]
+    if not values:
+        raise ValueError(f"{preset} on the {tower} tower is not in {RESULTS.name} yet: run make experiments")
+    return values
+
+
+def results_table() -> str:
+    """All rows as a markdown table: mean and range over the seeds in percent, and the paper's nearest number."""
+    def spread(preset: str, tower: str, key: str) -> str:
+        if key == "direction" and "appearance" in preset:
+            return ""
+        values = [100 * v for v in measured(preset, key, tower)]
+        return f"{sum(values) / len(values):.1f} ({min(values):.1f}-{max(values):.1f})"
+
+    lines = ["| model | tower | top-1 % (range) | direction % (range) | trained | paper, SSv2 top-1 % |",
+             "|---|---|---:|---:|---:|---:|"]
+    for preset, tower in RUNS:
+        paper = PAPER.get(preset, "") if tower == "mini" else ""
+        lines.append(f"| {preset} | {tower} | {spread(preset, tower, 'top1')} | {spread(preset, tower, 'direction')} "
+                     f"| {measured(preset, 'trainable', tower)[0]:,} | {paper} |")
+    return "\n".join(lines)
 
 
 def _one_thread() -> None:

@@ -1,4 +1,4 @@
-"""The folder of a run: its state file, its metrics, TensorBoard, and what may interrupt their writing."""
+"""Around a run: its folder with state file, metrics and TensorBoard, what may interrupt their writing, its Accelerator."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from i2vlib.config import Config, ConfigError
@@ -184,3 +186,15 @@ class Interrupts:
         if not self.broken or self.asked:
             raise KeyboardInterrupt
         self.asked = True
+
+
+def make_accelerator(precision: str) -> Accelerator:
+    """An Accelerator in the precision asked for, whatever an earlier one in this process was. Raises ConfigError."""
+    AcceleratorState._reset_state()  # it remembers the first precision; which processes there are stays
+    kind = Accelerator().device.type
+    if precision == "auto":  # bf16 in hardware from Ampere (8.0) on
+        precision = "no" if kind != "cuda" else "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
+    if precision == "fp16" and kind == "cpu":
+        raise ConfigError("TrainConfig.precision = 'fp16': allowed on a CPU is auto, no or bf16")
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=precision)

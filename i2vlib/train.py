@@ -22,8 +22,6 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -70,25 +68,13 @@ def train(model: nn.Module, train_set, config: TrainConfig, out: str | Path, *, 
             run.close()
 
 
-def make_accelerator(precision: str) -> Accelerator:
-    """An Accelerator in the precision asked for, whatever an earlier one in this process was. Raises ConfigError."""
-    AcceleratorState._reset_state()  # it remembers the first precision; which processes there are stays
-    kind = Accelerator().device.type
-    if precision == "auto":  # bf16 in hardware from Ampere (8.0) on
-        precision = "no" if kind != "cuda" else "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
-    if precision == "fp16" and kind == "cpu":
-        raise ConfigError("TrainConfig.precision = 'fp16': allowed on a CPU is auto, no or bf16")
-    AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision)
-
-
 class Run:
     """One training run: the model and optimiser on their device, and everything that its state file holds."""
 
     def __init__(self, model: nn.Module, train_set, config: TrainConfig, out: Path, val_set, progress: bool):
         self.model, self.train_set, self.val_set = model, train_set, val_set
         self.config, self.out, self.progress = config, out, progress
-        self.accelerator = make_accelerator(config.precision)
+        self.accelerator = runs.make_accelerator(config.precision)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.batches = loading.Batches(len(train_set), config, self.rank, self.world)
         self.total = loading.total_steps(len(train_set), config)

@@ -92,3 +92,7 @@ def test_the_page_on_data_tells_of_the_embedded_tasks_as_they_are():
     page = (ROOT / "data/README.md").read_text()
     for name, task in TASKS.items():
         assert f"| `{name}` | {task.frames} | {len(task.class_names)} |" in page
+
+
+def test_the_readme_has_no_blank_left_to_fill():
+    assert not re.search(r"@[A-Z]+@", (ROOT / "README.md").read_text())
