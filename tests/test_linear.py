@@ -137,3 +137,11 @@ def test_tunable_parameters_are_table_3s_column(bottleneck, places, millions):
     with torch.device("meta"):
         one = sum(p.numel() for p in LinearAdapter(768, config).parameters())
     assert abs(12 * len(places) * one / 1e6 - millions) < 1.4  # the paper rounds; six at 192 are 21.3, printed as 20
+
+
+def test_merge_where_nothing_is_computed():
+    """On the meta device only shapes exist: what is counted there must merge there."""
+    with torch.device("meta"):
+        model = i2v.VideoClassifier(ModelConfig(TOWER, adaptation=AdaptationConfig("linear", i2v.SIX_ADAPTERS)))
+        merged = i2v.merge(model)
+    assert {p.device.type for p in merged.parameters()} == {"meta"}

@@ -60,7 +60,9 @@ def test_activations_of_every_block():
     torch.testing.assert_close(x, torch.tensor(data["act/ln_pre"]), rtol=0, atol=1e-5)
     for i, block in enumerate(backbone.transformer.resblocks):
         x = block(x, 8)
-        torch.testing.assert_close(x, torch.tensor(data[f"act/block{i}"]).transpose(0, 1), rtol=0, atol=1e-5)
+        want = torch.tensor(data[f"act/block{i}"]).transpose(0, 1)
+        # before ln_post the activations are larger than 1, and so is a unit of their rounding
+        torch.testing.assert_close(x, want, rtol=0, atol=1e-5 * want.abs().max().item())
 
 
 @pytest.mark.parametrize("places", [i2v.THREE_ADAPTERS, i2v.FOUR_ADAPTERS, i2v.SIX_ADAPTERS, ()])

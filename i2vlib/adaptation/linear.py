@@ -36,10 +36,10 @@ class LinearAdapter(nn.Module):
         return torch.add(x, self.up(self.dropout(self.bottleneck(x))), alpha=self.scale)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """(M, m) with A(x) = M x + m: M = I + s U D_, m = s (U b_d + b_u); float64 on the CPU, as some GPUs have no float64."""
+        """(M, m) with A(x) = M x + m: M = I + s U D_, m = s (U b_d + b_u), both float64."""
         parts = (self.down.weight, self.down.bias, self.up.weight, self.up.bias)
-        down, b_d, up, b_u = (p.detach().cpu().double() for p in parts)
-        return torch.eye(len(up), dtype=torch.float64) + self.scale * up @ down, self.scale * (up @ b_d + b_u)
+        down, b_d, up, b_u = (_with_float64(p).double() for p in parts)
+        return torch.eye(len(up), dtype=torch.float64, device=up.device) + self.scale * up @ down, self.scale * (up @ b_d + b_u)
 
 
 class GELUAdapter(LinearAdapter):
@@ -67,13 +67,17 @@ def merge_behind(W: Tensor, b: Tensor, M: Tensor, m: Tensor) -> tuple[Tensor, Te
     return (M @ W.double()).to(W.dtype), (M @ b.double() + m).to(b.dtype)
 
 
+def _with_float64(x: Tensor) -> Tensor:
+    """x where float64 exists: Apple's GPUs do not have it."""
+    return x.detach().cpu() if x.device.type == "mps" else x.detach()
+
+
 def merged_state(blocks: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict in which the adapters of `blocks` (prefix in `state` -> block) are folded into the weights beside them.
 
-    Returns tensors on the CPU, new ones where something is folded; keys of adapters are dropped. Raises ValueError for GELU
-    adapters.
+    Returns new tensors where something is folded; keys of adapters are dropped. Raises ValueError for GELU adapters.
     """
-    merged = {k: v.detach().cpu() for k, v in state.items() if ".adapters." not in k}
+    merged = {k: _with_float64(v) for k, v in state.items() if ".adapters." not in k}
     for prefix, block in blocks.items():
         for place, adapter in block.adapters.items():
             M, m = adapter.affine()
