@@ -15,9 +15,9 @@ SCALE = """
 synthetic clip, seen at 48 by 48 pixels: drawn by this repository, stored as H.264 and decoded like any other video.
 Accuracies on these tasks show what a method can and cannot tell apart. They are not the papers' accuracies, and where
 a paper's value stands beside ours, it was measured on other data with a model four hundred times as large.</p>
-<p><b>Full size.</b> What follows from formulas is checked at the papers' own shapes with random weights: the tower equals open_clip's at
-ViT-B and ViT-L, parameters and multiply-adds agree with the papers' columns, latency is timed at ViT-B on this machine. That merged adapters
-give the same outputs is checked on the miniature and on small towers, for every placement.</p>
+<p><b>Full size.</b> What follows from formulas is checked at the papers' own shapes with random weights: the tower equals
+open_clip's at ViT-B and ViT-L, parameters and multiply-adds agree with the papers' columns, latency is timed at ViT-B on this
+machine. That merged adapters give the same outputs is checked on the miniature and on small towers, for every placement.</p>
 <p><b>Not reproduced here.</b> The papers' accuracies on Kinetics-400, Something-Something V2, UCF101, HMDB51 and
 Diving48 need those data sets, CLIP's released weights and GPUs. The same notebooks run on them, by their parameters; a
 laptop does not reach them, and this page does not claim them.</p>
