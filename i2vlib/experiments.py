@@ -93,8 +93,8 @@ def strategy_rates(preset: str, train: TrainConfig) -> TrainConfig:
     """The protocol with the learning rates that a strategy needs.
 
     Adapters take the protocol's own. Full fine-tuning takes a tenth of it, as in the paper. On the miniature a head on frozen
-    features takes ten times as much (swept from 5e-3 to 1e-1 on the appearance task, by its test clips); full fine-tuning gives the
-    tower a fifth and the head four times as much (set once, not swept).
+    features takes ten times as much (swept from 5e-3 to 1e-1 on the appearance task, by its test clips); full fine-tuning gives
+    the tower a fifth and the head four times as much (set once, not swept).
     """
     strategy, mini = preset.split("-")[0], protocol_for(preset).startswith("mini-")
     if strategy == "full":
