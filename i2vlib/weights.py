@@ -13,7 +13,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -29,8 +29,6 @@ from i2vlib.config import CLIP_MEAN, ClipConfig, ConfigError, ModelConfig, Tower
 
 MINI_TOWER = Path(__file__).parent / "assets" / "mini_tower.safetensors"
 TOWER_KEYS = {"image_size", "patch_size", "layers", "width", "head_width", "mlp_ratio"}  # a plain open_clip vision_cfg
-
-
 STORAGES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
             "DoubleStorage": torch.float64, "LongStorage": torch.int64, "IntStorage": torch.int32}
 
@@ -49,10 +47,7 @@ def load_image_weights(backbone: VideoViT, weights: str | Path, *, resize_positi
     interpolate position embeddings of another grid (bicubic, as open_clip does). Raises WeightsError.
     """
     tower = backbone.config.tower
-    origin = activation_of(tower, weights)
-    if origin is not None and origin != bool(tower.quick_gelu):
-        raise WeightsError(f"{weights}: trained with {'QuickGELU' if origin else 'GELU'}, but tower.quick_gelu is "
-                           f"{tower.quick_gelu}: build_model decides it by the weights")
+    _check_activation(weights, activation_of(tower, weights), bool(tower.quick_gelu))
     state = _visual_part(read_tensors(find_weights(tower, weights)))
     if resize_positions and "positional_embedding" in state:
         state["positional_embedding"] = resize_grid(state["positional_embedding"], tower.grid)
@@ -71,11 +66,16 @@ def resolve_activation(config: ModelConfig, weights: str | Path | None) -> Model
         if origin is None and asked is None:
             raise WeightsError(f"{weights}: the file does not say whether it was trained with QuickGELU: set "
                                "tower.quick_gelu (True for OpenAI's CLIP, False for most others)")
-        if None not in (origin, asked) and origin != asked:
-            raise WeightsError(f"{weights}: trained with {'QuickGELU' if origin else 'GELU'}, but tower.quick_gelu is {asked}: "
-                               f"allowed is {origin} or None")
+        if asked is not None:
+            _check_activation(weights, origin, asked)
     quick = next((q for q in (asked, origin) if q is not None), False)
     return replace(config, tower=replace(config.tower, quick_gelu=quick))
+
+
+def _check_activation(weights: str | Path, origin: bool | None, asked: bool) -> None:
+    if origin not in (None, asked):
+        raise WeightsError(f"{weights}: trained with {'QuickGELU' if origin else 'GELU'}, but tower.quick_gelu is {asked}: "
+                           f"allowed is {origin}, or None for build_model to decide it")
 
 
 def activation_of(tower: TowerConfig, weights: str | Path) -> bool | None:
@@ -227,7 +227,7 @@ def save_checkpoint(model: VideoClassifier, path: str | Path, *, clip: ClipConfi
     """
     path = Path(path)
     metadata = {"format": "i2vlib 1", "config": model.config.to_json(),
-                "clip": json.dumps(asdict(clip) if clip else None), "class_names": json.dumps(list(class_names))}
+                "clip": json.dumps(clip.to_dict() if clip else None), "class_names": json.dumps(list(class_names))}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     save_file({k: v.detach().contiguous() for k, v in model.state_dict().items()}, part, metadata)
     with open(part, "rb+") as written:
