@@ -9,8 +9,8 @@ import importlib
 
 _HOMES = {
     "classifier": ("VideoClassifier", "build_model", "merge"),
-    "config": ("AdaptationConfig", "ClipConfig", "ConfigError", "FOUR_ADAPTERS", "ModelConfig", "SIX_ADAPTERS", "TemporalConfig",
-               "THREE_ADAPTERS", "TowerConfig", "TrainConfig", "check_parameters"),
+    "config": ("AdaptationConfig", "ClipConfig", "CompressionConfig", "ConfigError", "FOUR_ADAPTERS", "ModelConfig",
+               "SIX_ADAPTERS", "TemporalConfig", "THREE_ADAPTERS", "TowerConfig", "TrainConfig", "check_parameters"),
     "data.video": ("VideoError", "read_clip"),
     "measure": ("Count", "count"),
     "presets": ("PRESETS", "PROTOCOLS", "TOWERS"),
@@ -18,7 +18,7 @@ _HOMES = {
     "zeroi2v": ("load_zeroi2v", "zeroi2v_state"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
-_PARTS = ("adaptation", "data", "show", "temporal")
+_PARTS = ("adaptation", "compression", "data", "show", "temporal")
 __all__ = sorted([*_MODULE_OF, *_PARTS])
 
 

@@ -2,7 +2,7 @@
 
 The image part has the key names and shapes of open_clip's visual tower, so that CLIP's weights load without a table of
 names and a merged model loads back into an unmodified open_clip tower. What a model adds lives under keys of its own:
-`temporal_embedding` and `transformer.resblocks.<i>.adapters.<place>`.
+`temporal_embedding`, `adapters`, `temporal` and `compression` (ADDED).
 """
 
 from __future__ import annotations
@@ -14,8 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2vlib.adaptation.linear import ADAPTERS
-from i2vlib.config import AdaptationConfig, ModelConfig, TowerConfig
-from i2vlib.temporal.heads import relocate_heads
+from i2vlib.compression.pooling import make_site
+from i2vlib.compression.tokens import Merging
+from i2vlib.config import DROPPING, HALVING, ModelConfig
+from i2vlib.temporal.heads import relocate_heads, shift_heads
+from i2vlib.temporal.uniformerv2 import GlobalBranch, LocalModule
+
+ADDED = frozenset(("temporal_embedding", "adapters", "temporal", "compression"))  # parts of keys that no image tower has
 
 
 class QuickGELU(nn.Module):
@@ -45,11 +50,24 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, frames: int, adapters: nn.ModuleDict) -> Tensor:
-        qkv = relocate_heads(self.project(x, adapters), frames, self.offsets)  # (B·T, N, 3D)
+    def forward(self, x: Tensor, frames: int, adapters: nn.ModuleDict, merging: Merging | None = None) -> Tensor:
+        qkv = self.project(x, adapters)  # (B·T, N, 3D)
+        bias = None
+        if merging is not None:
+            keys = qkv.chunk(3, dim=-1)[1].unflatten(-1, (self.heads, -1))  # of each token's own frame: before heads move
+            merging.keys = keys.mean(2)
+            bias = self.sizes_read(merging.log_size(qkv.dtype), frames)
+        qkv = relocate_heads(qkv, frames, self.offsets)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B·T, h, N, d), a view
-        x = F.scaled_dot_product_attention(q, k, v)  # (B·T, h, N, d)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B·T, h, N, d)
         return self.out_proj(x.transpose(1, 2).flatten(2))  # (B·T, N, D)
+
+    def sizes_read(self, log_size: Tensor, frames: int) -> Tensor:
+        """(B·T,1,1,N) -> (B·T, h or 1, 1, N): the sizes of the tokens that each head reads, which may be another frame's."""
+        if not any(self.offsets):
+            return log_size
+        every = log_size.expand(-1, self.heads, -1, -1).transpose(2, 3)  # (B·T, h, N, 1)
+        return shift_heads(every.unflatten(0, (-1, frames)), self.offsets).flatten(0, 1).transpose(2, 3)
 
     def project(self, x: Tensor, adapters: nn.ModuleDict) -> Tensor:
         """q, k, v of every token (B·T, N, 3D), through the adapters that stand in front of the projection."""
@@ -63,22 +81,33 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + A_out(attention(A_in(LN1 x))), then x + M_out(MLP(M_in(LN2 x))); without adapters the plain ViT block."""
+    """x + A_out(attention(A_in(LN1 x))), then x + M_out(MLP(M_in(LN2 x))); without adapters the plain ViT block.
 
-    def __init__(self, tower: TowerConfig, offsets: tuple[int, ...], adaptation: AdaptationConfig):
+    With UniFormerV2's local modules one stands before each of the two; with ToMe tokens merge between them.
+    """
+
+    def __init__(self, config: ModelConfig):
         super().__init__()
+        tower, adaptation = config.tower, config.adaptation
         width, hidden = tower.width, int(tower.width * tower.mlp_ratio)
         self.ln_1 = nn.LayerNorm(width)
-        self.attn = Attention(width, tower.heads, offsets)
+        self.attn = Attention(width, tower.heads, config.temporal.offsets)
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(OrderedDict(
             c_fc=nn.Linear(width, hidden), gelu=QuickGELU() if tower.quick_gelu else nn.GELU(),
             c_proj=nn.Linear(hidden, width)))
         self.adapters = nn.ModuleDict({place: ADAPTERS[adaptation.kind](width, adaptation)
                                        for place in adaptation.places})
+        self.temporal = nn.ModuleList(LocalModule(width) for _ in range(2 * config.temporal.local))
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        x = x + self.adapt("attn_out", self.attn(self.ln_1(x), frames, self.adapters))
+    def forward(self, x: Tensor, frames: int, merging: Merging | None = None) -> Tensor:
+        if self.temporal:
+            x = self.temporal[0](x, frames)
+        x = x + self.adapt("attn_out", self.attn(self.ln_1(x), frames, self.adapters, merging))
+        if merging is not None:
+            x = merging.apply(x, merging.keys)
+        if self.temporal:
+            x = self.temporal[1](x, frames)
         return x + self.adapt("mlp_out", self.mlp(self.adapt("mlp_in", self.ln_2(x))))
 
     def adapt(self, place: str, x: Tensor) -> Tensor:
@@ -86,23 +115,35 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The blocks, in order. Exists for open_clip's key names."""
+    """The blocks, in order; between them the compression's sites and beside them UniFormerV2's global branch, if any."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.resblocks = nn.ModuleList(Block(config.tower, config.temporal.offsets, config.adaptation)
-                                       for _ in range(config.tower.layers))
+        self.config, kind, count = config, config.compression.kind, config.temporal.global_blocks
+        self.resblocks = nn.ModuleList(Block(config) for _ in range(config.tower.layers))
+        self.compression = nn.ModuleDict({str(block): make_site(config, block) for block in config.compression.after})
+        self.temporal = GlobalBranch(config.tower.width, config.tower.heads, count, position=kind not in DROPPING) if count else None
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        for block in self.resblocks:
-            x = block(x, frames)
-        return x
+    def forward(self, x: Tensor, frames: int) -> tuple[Tensor, int, Tensor | None]:
+        """(B·T,N,D) -> tokens (B·T',N',D), T' and what the global branch has read, (B,1,D)."""
+        compression, grid = self.config.compression, (self.config.tower.grid,) * 2
+        merging = Merging(x, compression.remove) if compression.kind == "tome" and compression.remove else None
+        query = self.temporal.start(len(x) // frames) if self.temporal else None
+        first = len(self.resblocks) - self.config.temporal.global_blocks
+        for i, block in enumerate(self.resblocks):
+            x = block(x, frames, merging)
+            if str(i + 1) in self.compression:
+                x = self.compression[str(i + 1)](x, frames)
+                frames = frames // 2 if compression.kind in HALVING else frames
+            if query is not None and i >= first:
+                query = self.temporal.read(i - first, query, x, frames, grid)
+        return x, frames, query
 
 
 class VideoViT(nn.Module):
-    """A CLIP image tower on video: (B,T,3,H,W) float -> (B,T,D), ln_post of each frame's class token.
+    """A CLIP image tower on video: (B,T,3,H,W) float -> (B,T',D), ln_post of each frame's class token.
 
-    With no offsets, no adapters and no temporal embedding it is the image tower, frame by frame. Weights are random until
+    T' = T, or fewer after compression. Where nothing is added it is the image tower, frame by frame. Weights are random until
     i2vlib.weights loads some. Raises ValueError for a clip of the wrong shape.
     """
 
@@ -124,10 +165,19 @@ class VideoViT(nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         return self.ln_post(self.tokens(video)[:, :, 0])
 
+    def clip_feature(self, video: Tensor) -> Tensor:
+        """(B,T,3,H,W) -> (B,D): the mean over frames of ln_post of the class tokens; with a global branch ln_post of the blend
+        of what it read with the mean class token (UniFormerV2)."""
+        x, frames, query = self.transformer(self.embed(video), video.shape[1])
+        class_tokens = x[:, 0].unflatten(0, (-1, frames))  # (B,T',D)
+        if query is None:
+            return self.ln_post(class_tokens).mean(1)
+        return self.ln_post(self.transformer.temporal.blend(query, class_tokens))
+
     def tokens(self, video: Tensor) -> Tensor:
-        """All tokens after the last block (B,T,N,D), before ln_post."""
-        x, frames = self.embed(video), video.shape[1]
-        return self.transformer(x, frames).unflatten(0, (-1, frames))
+        """All tokens after the last block (B,T',N',D), before ln_post."""
+        x, frames, _ = self.transformer(self.embed(video), video.shape[1])
+        return x.unflatten(0, (-1, frames))
 
     def embed(self, video: Tensor) -> Tensor:
         """The input of the first block (B·T, N, D): patches, class token, positions, frame places, ln_pre."""
@@ -145,13 +195,15 @@ class VideoViT(nn.Module):
         return self.ln_post(self.tokens(images[:, None])[:, 0, 0]) @ self.proj
 
     def image_state(self) -> dict[str, Tensor]:
-        """The weights that an open_clip visual tower has, under its names: all but the temporal embedding and adapters."""
-        return {k: v for k, v in self.state_dict().items() if k != "temporal_embedding" and ".adapters." not in k}
+        """The weights that an open_clip visual tower has, under its names: all but what is ADDED."""
+        return {k: v for k, v in self.state_dict().items() if not ADDED & set(k.split("."))}
 
     def check(self, video: Tensor) -> None:
         size = self.config.tower.image_size
         if video.ndim != 5 or video.shape[2] != 3 or video.shape[3:] != (size, size):
             raise ValueError(f"video {tuple(video.shape)}: allowed is (B, T, 3, {size}, {size})")
-        if self.config.temporal.embedding and video.shape[1] != self.config.frames:
-            raise ValueError(f"video of {video.shape[1]} frames: this model has a temporal embedding for "
+        fixed = self.config.temporal.embedding or self.config.compression.kind in HALVING
+        if fixed and video.shape[1] != self.config.frames:
+            raise ValueError(f"video of {video.shape[1]} frames: this model has "
+                             f"{'a temporal embedding' if self.config.temporal.embedding else 'compression sites'} for "
                              f"{self.config.frames}")

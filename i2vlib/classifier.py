@@ -7,15 +7,15 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from i2vlib.adaptation.linear import merged_state
+from i2vlib.adaptation.linear import ADAPTERS, merged_state
 from i2vlib.backbone import VideoViT
 from i2vlib.config import AdaptationConfig, ModelConfig
 
 
 class VideoClassifier(nn.Module):
-    """(B,T,3,H,W) -> logits (B, classes): ln_post of each frame's class token, mean over frames, dropout, linear.
+    """(B,T,3,H,W) -> logits (B, classes): the clip's feature (ln_post of each frame's class token, mean over frames), dropout, linear.
 
-    Without a head (classes = 0) it returns the mean feature (B,D).
+    Without a head (classes = 0) it returns the feature (B,D).
     """
 
     def __init__(self, config: ModelConfig):
@@ -29,11 +29,11 @@ class VideoClassifier(nn.Module):
             nn.init.zeros_(self.head.bias)
 
     def forward(self, video: Tensor) -> Tensor:
-        x = self.frame_features(video).mean(1)  # (B, D)
+        x = self.backbone.clip_feature(video)  # (B, D)
         return x if self.head is None else self.head(self.dropout(x))
 
     def frame_features(self, video: Tensor) -> Tensor:
-        """(B,T,3,H,W) -> (B,T,D): ln_post of each frame's class token."""
+        """(B,T,3,H,W) -> (B,T',D): ln_post of each frame's class token; T' < T after compression."""
         return self.backbone(video)
 
 
@@ -58,21 +58,20 @@ def freeze(model: VideoClassifier) -> VideoClassifier:
     """Let gradients reach only what the adaptation trains; returns the model.
 
     frozen: the head. linear, gelu: adapters, temporal embedding, ln_post, head. full: everything that has a use (`proj` leads
-    to the space shared with text and has none here).
+    to the space shared with text and has none here). What compression and modules over time add trains with each of them.
     """
     kind = model.config.adaptation.kind
-    adapted = ("adapters", "temporal_embedding", "ln_post", "head")
+    trained = {"head", "compression", "temporal"} | ({"adapters", "temporal_embedding", "ln_post"} if kind in ADAPTERS else set())
     for name, parameter in model.named_parameters():
         parts = set(name.split("."))
-        trains = {"frozen": "head" in parts, "full": "proj" not in parts}.get(kind, bool(parts & set(adapted)))
-        parameter.requires_grad_(trains)
+        parameter.requires_grad_(name != "backbone.proj" if kind == "full" else bool(parts & trained))
     return model
 
 
 def merge(model: VideoClassifier) -> VideoClassifier:
     """A new, plain model with the adapters folded into the tower's weights (ZeroI2V eq. 11): equal outputs, no adapter left.
 
-    The arithmetic is float64, cast once to the weights' dtype. The model given stays as it is. The new one is in the same
+    What compression and modules over time add comes along unchanged. The arithmetic is float64, cast once to the weights' dtype. The model given stays as it is. The new one is in the same
     train/eval mode and its tower is frozen. Raises ValueError for GELU adapters.
     """
     blocks = {f"backbone.transformer.resblocks.{i}": b for i, b in enumerate(model.backbone.transformer.resblocks)}

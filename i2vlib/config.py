@@ -6,11 +6,9 @@ is a model, the way clips are cut from videos (ClipConfig) and the way it is tra
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-import json
-import typing
 from dataclasses import dataclass, field
+
+from i2vlib.checked import Config, ConfigError, check_parameters  # noqa: F401, the last for the notebooks
 
 # The six weights of a ViT block that an adapter can stand at (Table 3 of ZeroI2V), in the order of the forward pass.
 # "qkv" is one adapter shared in front of W_q, W_k, W_v; "q", "k", "v" are one each. "*_out" stand behind their weight.
@@ -19,81 +17,13 @@ THREE_ADAPTERS = ("qkv", "attn_out", "mlp_in")
 FOUR_ADAPTERS = ("qkv", "attn_out", "mlp_in", "mlp_out")
 SIX_ADAPTERS = ("q", "k", "v", "attn_out", "mlp_in", "mlp_out")
 
+# The contexts that InTI's weight network reads (eq. 9-12 of InTI) and the compressions that it is compared with.
+LEVELS = ("token", "cube", "frame", "global")
+HALVING = ("inti", "mean", "linear", "conv")  # fuse pairs of frames: T halves at each site
+DROPPING = ("tome", "sta")  # fewer tokens a frame: the grid of patches is lost
+
 CLIP_MEAN = (122.769 / 255, 116.74 / 255, 104.04 / 255)
 CLIP_STD = (68.493 / 255, 66.63 / 255, 70.321 / 255)
-
-
-class ConfigError(ValueError):
-    """A field of a configuration has a value that is not allowed."""
-
-
-class Config:
-    """What the configurations share: type checks at construction, strict JSON in and out."""
-
-    def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for f in dataclasses.fields(self):
-            value, hint = getattr(self, f.name), hints[f.name]
-            if isinstance(value, list):  # JSON has no tuples
-                value = _as_tuple(value)
-            if isinstance(value, int) and not isinstance(value, bool) and hint is float:
-                value = float(value)
-            object.__setattr__(self, f.name, value)
-            if not _is_a(value, hint):
-                raise ConfigError(f"{type(self).__name__}.{f.name} = {value!r}: allowed is {_words(hint)}")
-        self.check()
-
-    def check(self) -> None:
-        """Raise ConfigError where values do not fit each other."""
-
-    def need(self, ok: bool, name: str, allowed: str) -> None:
-        if not ok:
-            raise ConfigError(f"{type(self).__name__}.{name} = {getattr(self, name)!r}: allowed is {allowed}")
-
-    def to_dict(self) -> dict:
-        return dataclasses.asdict(self)
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=1)
-
-    @classmethod
-    def from_dict(cls, data: dict):
-        hints = typing.get_type_hints(cls)
-        unknown = sorted(set(data) - set(hints))
-        if unknown:
-            raise ConfigError(f"{cls.__name__} has no field {unknown[0]!r}: allowed are {', '.join(hints)}")
-        values = {}
-        for name, value in data.items():
-            nested = isinstance(hints[name], type) and issubclass(hints[name], Config)
-            values[name] = hints[name].from_dict(value) if nested and isinstance(value, dict) else value
-        return cls(**values)
-
-    @classmethod
-    def from_json(cls, text: str):
-        return cls.from_dict(json.loads(text))
-
-
-def _as_tuple(value):
-    return tuple(_as_tuple(v) for v in value) if isinstance(value, list) else value
-
-
-def _is_a(value, hint) -> bool:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple:
-        if args[-1] is Ellipsis:
-            return isinstance(value, tuple) and all(_is_a(v, args[0]) for v in value)
-        return isinstance(value, tuple) and len(value) == len(args) and all(map(_is_a, value, args))
-    if args:  # a union such as bool | None
-        return any(_is_a(value, a) for a in args)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _words(hint) -> str:
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
 
 
 @dataclass(frozen=True)
@@ -130,10 +60,15 @@ class TowerConfig(Config):
 
 @dataclass(frozen=True)
 class TemporalConfig(Config):
-    """Which frame each head reads. No offsets and no embedding is naive, order-blind adaptation."""
+    """Which frame each head reads, and the modules over time. None of them is naive, order-blind adaptation."""
 
     offsets: tuple[int, ...] = ()  # STDHA (ZeroI2V eq. 7-9): one frame offset a head, 0 = spatial; () = all spatial
     embedding: bool = False  # learn what tells the frames' places apart: (1,T,D), zero at the start, added before ln_pre
+    local: bool = False  # UniFormerV2's local modules, before attention and before MLP of every block
+    global_blocks: int = 0  # UniFormerV2's global modules, one behind each of so many last blocks
+
+    def check(self) -> None:
+        self.need(self.global_blocks >= 0, "global_blocks", "0 or more")
 
 
 @dataclass(frozen=True)
@@ -160,8 +95,36 @@ class AdaptationConfig(Config):
 
 
 @dataclass(frozen=True)
+class CompressionConfig(Config):
+    """How many tokens survive. A site (5) acts where 5 blocks have run, in the papers' words after the 5th block."""
+
+    kind: str = "none"  # none | inti | mean | linear (LinearPooling) | conv (ConvPooling) | tome | sta
+    after: tuple[int, ...] = ()  # sites, in order; tome has none: it merges in every block
+    levels: tuple[str, ...] = LEVELS  # inti: what its weights see, one or more of LEVELS
+    fusion: str = "sep"  # inti: sep ([token; sum of the rest]) | add (sum of all) | cat (all side by side)
+    head: str = "softmax"  # inti: softmax | sigmoid (the weights of a pair need not sum to 1) | attention
+    start: str = "mean"  # conv: mean (the pair's) | random
+    remove: int = 0  # r, tokens fewer a frame: at each block (tome) or site (sta)
+
+    def check(self) -> None:
+        kinds = ("none", *HALVING, *DROPPING)
+        self.need(self.kind in kinds, "kind", ", ".join(kinds))
+        sites = self.kind not in ("none", "tome")
+        self.need(bool(self.after) == sites, "after", f"{'one or more sites' if sites else 'empty'} with kind {self.kind!r}")
+        self.need(tuple(sorted(set(self.after))) == self.after and min(self.after, default=1) >= 1, "after",
+                  "rising numbers of blocks, each 1 or more")
+        self.need(bool(self.levels) and set(self.levels) <= set(LEVELS) and len(set(self.levels)) == len(self.levels), "levels",
+                  f"one or more of {', '.join(LEVELS)}")
+        self.need(self.fusion in ("sep", "add", "cat"), "fusion", "sep, add or cat")
+        self.need(self.head in ("softmax", "sigmoid", "attention"), "head", "softmax, sigmoid or attention")
+        self.need(self.start in ("mean", "random"), "start", "mean or random")
+        self.need(self.remove >= 0, "remove", "0 or more")
+        self.need(self.remove == 0 or self.kind in DROPPING, "remove", f"0 with kind {self.kind!r}")
+
+
+@dataclass(frozen=True)
 class ModelConfig(Config):
-    """One point of the cube temporal x adaptation around a tower, and the head on top."""
+    """One point of the cube temporal x adaptation x compression around a tower, and the head on top."""
 
     tower: TowerConfig = field(default_factory=TowerConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
@@ -169,6 +132,7 @@ class ModelConfig(Config):
     frames: int = 8  # T
     classes: int = 0  # 0: no head, the model returns the mean of the frames' features
     head_dropout: float = 0.5
+    compression: CompressionConfig = field(default_factory=CompressionConfig)
 
     def check(self) -> None:
         self.need(self.frames >= 1, "frames", "1 or more")
@@ -181,6 +145,40 @@ class ModelConfig(Config):
             if abs(offset) >= self.frames:
                 raise ConfigError(f"ModelConfig.temporal.offsets[{i}] = {offset}: with {self.frames} frames allowed is "
                                   f"{1 - self.frames} to {self.frames - 1}; beyond that the head reads no other frame")
+        if self.temporal.global_blocks > self.tower.layers:
+            raise ConfigError(f"ModelConfig.temporal.global_blocks = {self.temporal.global_blocks}: allowed is up to the "
+                              f"tower's {self.tower.layers} blocks")
+        self._check_compression()
+
+    def _check_compression(self) -> None:
+        compression, frames = self.compression, self.frames
+        for site in compression.after:
+            if site > self.tower.layers:
+                raise ConfigError(f"ModelConfig.compression.after has {site}: the tower has {self.tower.layers} blocks")
+            if compression.kind in HALVING:
+                if frames % 2:
+                    raise ConfigError(f"ModelConfig.compression.after: {frames} frame(s) arrive after block {site}: allowed is an "
+                                      f"even number, so frames a multiple of {2 ** len(compression.after)}")
+                frames //= 2
+        if compression.kind in DROPPING and self.temporal.local:
+            raise ConfigError(f"ModelConfig.temporal.local with compression {compression.kind!r}: the local modules read one place "
+                              "in neighbouring frames, and its tokens no longer have one place")
+        if self.tokens_at(self.tower.layers) < 2:
+            raise ConfigError(f"ModelConfig.compression.remove = {compression.remove}: {self.tower.tokens} tokens do not last")
+
+    def frames_at(self, block: int) -> int:
+        """T where so many blocks have run, behind a site that may be there."""
+        halved = sum(site <= block for site in self.compression.after) if self.compression.kind in HALVING else 0
+        return self.frames // 2**halved
+
+    def tokens_at(self, block: int) -> int:
+        """N where so many blocks have run, behind a site that may be there."""
+        tokens, compression = self.tower.tokens, self.compression
+        for site in compression.after if compression.kind == "sta" else ():
+            tokens -= compression.remove if site <= block else 0
+        for _ in range(block if compression.kind == "tome" else 0):
+            tokens -= min(compression.remove, (tokens - 1) // 2)  # ToMe merges half of the tokens at most
+        return tokens
 
 
 @dataclass(frozen=True)
@@ -198,6 +196,8 @@ class ClipConfig(Config):
     flip_pairs: tuple[tuple[int, int], ...] = ()  # labels that a flip exchanges, such as SSv2's left and right
     rand_augment: tuple[int, int] = (0, 0)  # (n operations, magnitude m), the same for all frames of a clip
     erasing: float = 0.0  # probability of random erasing
+    colour_jitter: float = 0.0  # probability of other brightness, contrast, saturation and hue; transforms.py has the ranges
+    grey: float = 0.0  # probability that a clip loses its colours
     test_clips: int = 1  # temporal views
     test_crops: int = 1  # spatial views: 1 (centre) or 3 (along the longer side)
     mean: tuple[float, float, float] = CLIP_MEAN
@@ -209,7 +209,7 @@ class ClipConfig(Config):
         self.need(self.sampling in ("uniform", "dense"), "sampling", "uniform or dense")
         self.need(self.test_crops in (1, 3), "test_crops", "1 or 3")
         self.need(self.test_short_side >= self.size, "test_short_side", f"at least size {self.size}")
-        for name in ("flip", "erasing"):
+        for name in ("flip", "erasing", "colour_jitter", "grey"):
             self.need(0 <= getattr(self, name) <= 1, name, "a probability, 0 to 1")
         self.need(min(self.std) > 0, "std", "three numbers above 0")
         self.need(self.rand_augment[0] >= 0 and 0 <= self.rand_augment[1] <= 10, "rand_augment",
@@ -225,14 +225,18 @@ class TrainConfig(Config):
     epochs: int = 40
     steps: int = 0  # more than 0: train for so many optimiser steps instead of whole epochs
     batch_size: int = 64  # clips an optimiser step, over all devices and accumulated micro-batches
+    repeats: int = 1  # repeated augmentation: a step takes each of its clips so often, each time cropped and augmented
+    # anew: batch_size · repeats crops go through the model, and a pass over the set has as many steps as without
     accumulate: int = 1  # micro-batches an optimiser step
     lr: float = 3e-4
-    backbone_lr: float = 1.0  # factor on lr for all that trains in the backbone; the head keeps lr
+    backbone_lr: float = 1.0  # factor on lr in the tower and its adapters; the head and all else that is new keep lr
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.05  # not on norms, embeddings and biases
     warmup: float = 0.0625  # share of all steps; 2.5 of 40 epochs
     warmup_start: float = 0.1  # first learning rate as a share of lr
     label_smoothing: float = 0.0
+    mixup: float = 0.0  # alpha of the Beta distribution that the share of a clip in a blend is drawn from; 0: off
+    cutmix: float = 0.0  # the same for a box out of another clip; with both on, each micro-batch draws one of them
     clip_norm: float = 0.0  # 0: gradients are not clipped
     precision: str = "auto"  # auto: bf16 on a GPU that has it, else fp16 there; fp32 on CPU | no | bf16 | fp16
     workers: int = 4  # processes that decode; 0 decodes in the training process and may cache small data
@@ -240,8 +244,10 @@ class TrainConfig(Config):
     seed: int = 0
 
     def check(self) -> None:
-        for name in ("batch_size", "accumulate", "save_every"):
+        for name in ("batch_size", "repeats", "accumulate", "save_every"):
             self.need(getattr(self, name) >= 1, name, "1 or more")
+        for name in ("mixup", "cutmix"):
+            self.need(getattr(self, name) >= 0, name, "0 (off) or more")
         self.need(self.epochs >= 1 or self.steps >= 1, "epochs", "1 or more, or set steps")
         self.need(self.steps >= 0, "steps", "0 or more")
         self.need(self.batch_size % self.accumulate == 0, "accumulate", f"a divisor of batch_size {self.batch_size}")
@@ -255,21 +261,3 @@ class TrainConfig(Config):
         self.need(self.workers >= 0, "workers", "0 or more")
         self.need(self.weight_decay >= 0, "weight_decay", "0 or more")
         self.need(self.clip_norm >= 0, "clip_norm", "0 (off) or more")
-
-
-def check_parameters(namespace: dict, **types: type) -> None:
-    """Stop a notebook whose parameters are unknown or of the wrong type.
-
-    papermill only warns about a parameter that the notebook does not have, and leaves exit code 0. A notebook calls
-    this below its `parameters` cell with `globals()` and the name and type of each parameter. Unknown names are read
-    from the cell that papermill injects (`In` holds its source). Raises ConfigError.
-    """
-    injected = [s for s in namespace.get("In", []) if s.startswith("# Parameters")]
-    names = {t.id for s in injected[-1:] for node in ast.parse(s).body if isinstance(node, ast.Assign)
-             for t in node.targets if isinstance(t, ast.Name)}
-    unknown = sorted(names - set(types))
-    if unknown:
-        raise ConfigError(f"this notebook has no parameter {unknown[0]!r}: allowed are {', '.join(types)}")
-    for name, kind in types.items():
-        if not _is_a(namespace[name], kind):
-            raise ConfigError(f"parameter {name} = {namespace[name]!r}: allowed is {kind.__name__}")

@@ -22,8 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from i2vlib.classifier import VideoClassifier, build_model, merge
-from i2vlib.config import AdaptationConfig, ModelConfig, TemporalConfig
+from i2vlib.compression.tokens import sta_multiply_adds, tome_multiply_adds
+from i2vlib.config import DROPPING, AdaptationConfig, ModelConfig, TemporalConfig
 from i2vlib.presets import PRESETS
+from i2vlib.temporal.uniformerv2 import global_multiply_adds, local_multiply_adds
 
 
 class Count(NamedTuple):
@@ -40,7 +42,7 @@ def count(model: nn.Module, frames: int, size: int) -> Count:
     """
     parameters = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    shadow = copy.deepcopy(model).eval().to("meta")
+    shadow = copy.deepcopy(model).requires_grad_(False).eval().to("meta")  # the counter trips over views of what trains
     clip = torch.empty(1, frames, 3, size, size, device="meta", dtype=next(model.parameters()).dtype)
     # the fused attention kernels have no meta form that the counter knows; the plain form has the same products
     with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -48,14 +50,56 @@ def count(model: nn.Module, frames: int, size: int) -> Count:
     return Count(parameters, trainable, counter.get_total_flops() // 2)
 
 
-def multiply_adds(config: ModelConfig) -> int:
-    """The same number by hand: per frame the patch embedding; per block 4 projections, 2 attention products, MLP, adapters."""
-    tower, adaptation = config.tower, config.adaptation
-    N, D, hidden = tower.tokens, tower.width, int(tower.width * tower.mlp_ratio)
-    embedding = tower.grid**2 * 3 * tower.patch_size**2 * D
-    projections, attention, mlp = 4 * N * D * D, 2 * N * N * D, 2 * N * D * hidden
-    adapters = len(adaptation.places) * 2 * N * D * int(D * adaptation.ratio)
-    return config.frames * (embedding + tower.layers * (projections + attention + mlp + adapters)) + D * config.classes
+def multiply_adds(config: ModelConfig, everywhere: bool = False) -> int:
+    """The same number by hand: per frame the patch embedding; per block 4 projections, 2 attention products, MLP, adapters;
+    and what stands at the sites and over time. Frames and tokens are those that are left at each block.
+
+    everywhere: count InTI's frame and global levels as if they were computed anew for every token, as the paper's column does.
+    """
+    tower, adaptation, compression, temporal = config.tower, config.adaptation, config.compression, config.temporal
+    D, hidden, bottleneck = tower.width, int(tower.width * tower.mlp_ratio), int(tower.width * adaptation.ratio)
+    total = config.frames * tower.grid**2 * 3 * tower.patch_size**2 * D + D * config.classes
+    for block in range(1, tower.layers + 1):
+        T, N = config.frames_at(block - 1), config.tokens_at(block - 1)
+        left = config.tokens_at(block) if compression.kind == "tome" else N  # ToMe merges in front of the MLP
+        behind_merge = sum(place.startswith("mlp") for place in adaptation.places)
+        adapters = 2 * D * bottleneck * ((len(adaptation.places) - behind_merge) * N + behind_merge * left)
+        total += T * (4 * N * D * D + 2 * N * N * D + 2 * left * D * hidden + adapters)
+        if compression.kind == "tome":
+            total += T * tome_multiply_adds(N, compression.remove, D // tower.heads)
+        if temporal.local:
+            total += 2 * local_multiply_adds(T, N - 1, D)
+        if block in compression.after:
+            total += site_multiply_adds(config, T, N, everywhere)
+        if block > tower.layers - temporal.global_blocks:
+            total += global_multiply_adds(config.frames_at(block), config.tokens_at(block), D, compression.kind not in DROPPING)
+    return total
+
+
+def site_multiply_adds(config: ModelConfig, frames: int, tokens: int, everywhere: bool = False) -> int:
+    """Multiply-adds of one compression site for one clip of so many frames and tokens a frame that arrive there."""
+    compression, C, pairs = config.compression, config.tower.width, frames // 2
+    if compression.kind == "sta":
+        return sta_multiply_adds(frames, tokens, C)
+    if compression.kind in ("mean", "linear"):
+        return 0
+    if compression.kind == "conv":
+        return 2 * C * C * pairs * tokens
+    cells = {"token": pairs * tokens, "cube": pairs * tokens, "frame": pairs, "global": 1}  # how often each level is computed
+    if everywhere:
+        cells = dict.fromkeys(cells, pairs * tokens)
+    on = {level: cells[level] for level in compression.levels}
+    total = sum(C * C * (1 if level == "global" else 2) * n for level, n in on.items())  # f, or the global level's last layer
+    if "cube" in on:
+        total += 27 * C * frames * (tokens - 1)
+    if "global" in on:
+        lengths = [frames, max(1, frames // 2), max(1, max(1, frames // 2) // 2)]  # behind each pooling
+        total += 3 * C * sum(lengths)
+    parts = {"cat": list(on.values()), "add": [max(on.values())]}.get(compression.fusion) or [
+        max(part) for part in ([n for level, n in on.items() if level == "token"],
+                               [n for level, n in on.items() if level != "token"]) if part]
+    total += C * C * sum(parts)
+    return total + 2 * C * (pairs * tokens if compression.head == "attention" else max(parts))
 
 
 def interleave(runs: dict[str, Callable[[], object]], repeats: int, device: str = "cpu") -> dict[str, list[float]]:

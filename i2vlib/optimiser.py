@@ -18,14 +18,15 @@ def make_optimiser(model: nn.Module, config: TrainConfig, steps: int) -> tuple[A
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
-    """AdamW's groups over what requires gradients: lr · backbone_lr in the backbone, lr in the head; no weight decay on
-    norms, embeddings and biases. Raises ConfigError if nothing trains.
+    """AdamW's groups over what requires gradients: lr · backbone_lr in the backbone, lr in the head and in what compression and
+    modules over time add; no weight decay on norms, embeddings and biases. Raises ConfigError if nothing trains.
     """
     groups: dict[tuple[float, float], list] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             plain = parameter.ndim < 2 or name.endswith("embedding")
-            rate = config.lr * (config.backbone_lr if name.startswith("backbone.") else 1.0)
+            new = {"head", "compression", "temporal"} & set(name.split("."))
+            rate = config.lr * (1.0 if new else config.backbone_lr)
             key = (rate, 0.0 if plain else config.weight_decay)
             groups.setdefault(key, []).append(parameter)
     if not groups:

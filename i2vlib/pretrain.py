@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from i2vlib.backbone import VideoViT
 from i2vlib.config import CLIP_MEAN, CLIP_STD, ModelConfig
-from i2vlib.data.mini import ATTRIBUTES, image_batch
+from i2vlib.data.drawing import ATTRIBUTES, image_batch
 from i2vlib.presets import TOWERS
 from i2vlib.weights import MINI_TOWER, load_image_weights, resolve_activation
 

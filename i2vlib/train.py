@@ -31,6 +31,7 @@ from i2vlib import runs
 from i2vlib.config import ConfigError, TrainConfig
 from i2vlib.data import loading
 from i2vlib.evaluate import evaluate
+from i2vlib.mixing import mix_clips
 from i2vlib.optimiser import make_optimiser
 from i2vlib.runs import TrainingError
 from i2vlib.weights import save_checkpoint
@@ -42,8 +43,8 @@ def train(model: nn.Module, train_set, config: TrainConfig, out: str | Path, *, 
 
     model(video (B, T, 3, S, S)) -> logits (B, classes), with .config a ModelConfig. Items of train_set are dicts as in
     i2vlib.evaluate; clips of weight 0 could not be read: they are left out of the loss, named once and counted. Each
-    optimiser step takes batch_size clips; a run has ceil(epochs · clips / batch_size) steps, or `steps`. val_set is
-    evaluated at the end, and after each pass over the set when training by epochs.
+    optimiser step takes batch_size clips, each `repeats` times; a run has ceil(epochs · clips / batch_size) steps, or
+    `steps`. val_set is evaluated at the end, and after each pass over the set when training by epochs.
 
     A run that stopped for whatever reason goes on from out/state.pt with the same call; a finished one loads its final
     weights and returns its summary. `model` must then be built anew as it was, from the same image weights and seed, or
@@ -195,7 +196,7 @@ class Run:
         """One optimiser step. Every readable clip counts the same, in whichever micro-batch and process it is."""
         config, readable = self.config, sum(batch["weight"].sum().item() for batch in micro_batches)
         readable = self._sum(torch.tensor(readable))
-        if readable < config.batch_size:
+        if readable < config.batch_size * config.repeats:
             self._note(pair for batch in micro_batches for pair in loading.bad_clips(self.train_set, batch))
         losses = []
         for micro, batch in enumerate(micro_batches):
@@ -219,13 +220,14 @@ class Run:
 
     def _losses(self, batch: dict) -> Tensor:
         """(B,) cross-entropy of each clip, 0 for the unreadable."""
-        if batch["label"].min() < 0 or batch["label"].max() >= self.model.config.classes:
-            raise ValueError(f"labels {sorted(set(batch['label'].tolist()))} in step {self.step + 1}: the model has "
-                             f"{self.model.config.classes} classes, allowed is 0 to {self.model.config.classes - 1}")
-        device = self.accelerator.device
-        video, label = (batch[name].to(device, non_blocking=True) for name in ("video", "label"))
-        logits = self.net(video[:, 0]).float()  # training items have one view
-        loss = F.cross_entropy(logits, label, reduction="none", label_smoothing=self.config.label_smoothing)
+        config, classes, device = self.config, self.model.config.classes, self.accelerator.device
+        loading.check_batch(batch, classes, self.step + 1)
+        video, target = (batch[name].to(device, non_blocking=True) for name in ("video", "label"))
+        video = video[:, 0]  # training items have one view
+        if config.mixup or config.cutmix:
+            video, target = mix_clips(video, target, batch["weight"], classes, config.mixup, config.cutmix)
+        logits = self.net(video).float()
+        loss = F.cross_entropy(logits, target, reduction="none", label_smoothing=config.label_smoothing)
         return torch.where((batch["weight"] > 0).to(device), loss, torch.zeros_like(loss))
 
     def _log_step(self, loss: float, rate: float) -> None:

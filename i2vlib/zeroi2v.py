@@ -40,6 +40,8 @@ def zeroi2v_state(model: VideoClassifier) -> dict[str, Tensor]:
     """Our model's weights under the names of the released checkpoints (`backbone.`, `cls_head.fc_cls.`), without `proj`."""
     if model.config.adaptation.kind == "gelu":
         raise WeightsError("GELU adapters have no place in the released format, whose adapters are linear")
+    if model.config.compression.kind != "none" or model.config.temporal.local or model.config.temporal.global_blocks:
+        raise WeightsError("the released format holds ZeroI2V alone: compression and UniFormerV2's modules have no place in it")
     state = {}
     for name, value in model.state_dict().items():
         parts = name.split(".")

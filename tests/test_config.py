@@ -42,6 +42,33 @@ def test_vit_l_trains_at_a_tenth_in_the_backbone():
     assert (large.clip.erasing, base.clip.erasing, PROTOCOLS["k400-l14-8f"].clip.erasing) == (0.25, 0.0, 0.0)
 
 
+@pytest.mark.parametrize("preset, protocol", [
+    ("inti-b16-16f-k400", "k400-inti"), ("inti+-3-5-b16-16f-k400", "k400-inti"), ("tome+-b16-16f-k400", "k400-inti"),
+    ("naive-l14-16f-ssv2", "ssv2-inti"), ("uniformerv2-b16-16f-ucf101", "ucf101-inti"), ("inti-l14-16f-hmdb51", "hmdb51-inti"),
+    ("inti+-b16-16f-diving48", "diving48-inti"),
+    ("zeroi2v-inti-b16-16f-k400", "k400-16f"), ("zeroi2v-l14-16f-ssv2", "ssv2-l14-16f"),  # adapters
+    ("full-b16-8f-k400", "k400-8f"), ("probe-b16-8f-ssv2", "ssv2-8f"),  # 8 frames
+    ("full-mini-motion", "mini-motion"), ("inti-mini-corrupted", "mini-corrupted")])
+def test_full_fine_tuning_on_16_frames_is_intis(preset, protocol):
+    assert protocol_for(preset) == protocol
+
+
+def test_the_settings_of_inti():
+    clip, train = PROTOCOLS["k400-inti"].clip, PROTOCOLS["k400-inti"].train
+    assert (clip.sampling, clip.flip, clip.colour_jitter, clip.grey) == ("uniform", 0.5, 0.8, 0.2)
+    assert (clip.test_clips, clip.test_crops) == (4, 3)
+    assert (train.epochs, train.batch_size, train.lr, train.betas, train.weight_decay) == (30, 512, 2.2e-5, (0.9, 0.98), 0.001)
+    assert (train.warmup * 30, train.label_smoothing, train.mixup, train.cutmix, train.repeats) == (5, 0.1, 0.8, 1.0, 1)
+    for data in ("ucf101", "hmdb51", "diving48"):
+        small = PROTOCOLS[f"{data}-inti"]
+        assert small.train == train and small.clip == dataclasses.replace(clip, test_clips=1)
+    clip, train = PROTOCOLS["ssv2-inti"].clip, PROTOCOLS["ssv2-inti"].train
+    assert (clip.flip, clip.flip_pairs, clip.rand_augment, clip.test_clips, clip.test_crops) == (0.0, (), (4, 7), 1, 3)
+    assert (clip.colour_jitter, clip.grey, train.mixup, train.cutmix) == (0.0, 0.0, 0.0, 0.0)
+    assert (train.epochs, train.batch_size, train.lr, train.weight_decay, train.clip_norm) == (22, 64, 4e-5, 0.05, 20.0)
+    assert train.warmup * 22 == pytest.approx(5) and train.repeats == 2
+
+
 def test_miniature_presets_fit_their_data():
     for name, task in TASKS.items():
         assert CLASSES[f"mini-{name}"] == task.classes
@@ -66,6 +93,10 @@ def test_miniature_presets_fit_their_data():
     (lambda: TrainConfig(precision="fp8"), "allowed is auto, no, bf16 or fp16"),
     (lambda: TrainConfig(betas=(1.5, 0.9)), "betas = .*: allowed is two numbers from 0 to below 1"),
     (lambda: ClipConfig(rand_augment=(4, 15)), "magnitude 0 to 10"),
+    (lambda: ClipConfig(grey=1.5), "ClipConfig.grey = 1.5: allowed is a probability, 0 to 1"),
+    (lambda: ClipConfig(colour_jitter=-0.1), "ClipConfig.colour_jitter = -0.1: allowed is a probability, 0 to 1"),
+    (lambda: TrainConfig(mixup=-0.1), r"TrainConfig.mixup = -0.1: allowed is 0 \(off\) or more"),
+    (lambda: TrainConfig(repeats=0), "TrainConfig.repeats = 0: allowed is 1 or more"),
     (lambda: ClipConfig(flip_pairs=((1, 2), (2, 3))), "each label in one pair"),
     (lambda: ModelConfig.from_dict({"frame": 8}), "ModelConfig has no field 'frame': allowed are tower"),
 ])

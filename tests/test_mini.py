@@ -8,15 +8,30 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from i2vlib.data import mini
-from i2vlib.data.datasets import read_list
-from i2vlib.data.mini import ATTRIBUTES, TASKS, image_batch, mini_data, render
+from i2vlib.data.datasets import VideoDataset, read_list
+from i2vlib.data.drawing import (
+    ATTRIBUTES,
+    JUNK,
+    PALETTE,
+    REACH,
+    corrupt,
+    draw,
+    generator,
+    image_batch,
+    junk_patches,
+    junk_places,
+    random_scene,
+)
+from i2vlib.data.mini import TASKS, junk_map, mini_data, render
 from i2vlib.data.video import read_clip
+from i2vlib.presets import PROTOCOLS
 
-COUNTS = {"motion": (24, 36), "appearance": (32, 64), "blink": (8, 24)}
+COUNTS = {"motion": (24, 36), "appearance": (32, 64), "blink": (8, 24), "corrupted": (96, 64)}
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +64,11 @@ def middle(frames: torch.Tensor) -> torch.Tensor:
 
 def test_tasks_are_described():
     assert {n: (t.frames, t.classes) for n, t in TASKS.items()} == {
-        "motion": (4, 6), "appearance": (4, 32), "blink": (8, 4)}
+        "motion": (4, 6), "appearance": (4, 32), "blink": (8, 4), "corrupted": (4, 32)}
     assert TASKS["motion"].class_names[:2] == ("moves left", "moves right")
     assert TASKS["appearance"].class_names[0] == "red circle" and len(set(TASKS["appearance"].class_names)) == 32
+    assert TASKS["corrupted"].class_names == TASKS["appearance"].class_names
+    assert (TASKS["corrupted"].train, TASKS["corrupted"].val, TASKS["corrupted"].twins) == (4096, 384, False)
     for task in TASKS.values():
         assert task.val % task.classes == 0 and task.name in COUNTS
 
@@ -119,6 +136,150 @@ def test_shapes_are_those_of_the_labels(root):
     assert hollow[rings].all() and not hollow[filled].any()
 
 
+def patches(frames: torch.Tensor) -> torch.Tensor:
+    """The patches that the model sees of frames (n,T,48,64,3): float (n,T,8,8,6,6,3)."""
+    seen = frames[:, :, :, 8:56].float()
+    return seen.unflatten(3, (8, 6)).unflatten(2, (8, 6)).transpose(3, 4)
+
+
+def test_junk_hits_half_the_places_of_a_pair_one_frame_or_the_other_never_both():
+    junk = junk_places(400, 4, generator("places"))
+    assert junk.shape == (400, 4, 8, 8) and junk.dtype == torch.bool
+    first, second = junk[:, ::2].float(), junk[:, 1::2].float()
+    assert not (first * second).any()
+    either, pairs = first + second, first.numel()  # 51,200: the standard error of a half is 0.0022
+    assert JUNK == 0.5 and abs(either.mean() - JUNK) < 0.01
+    assert abs(first.sum() / either.sum() - 0.5) < 0.014
+    assert (either.mean((0, 1)) - JUNK).abs().max() < 5 * 0.5 / (pairs / 64) ** 0.5  # at every place
+    for a, b in ((either[:, 0], either[:, 1]), (either[..., 1:], either[..., :-1]), (either[:, :, 1:], either[:, :, :-1]),
+                 (either[1:], either[:-1])):  # independent of the other pair, the neighbours, the next clip
+        assert abs((a * b).mean() - JUNK**2) < 0.015
+    assert torch.equal(junk, junk_places(400, 4, generator("places")))
+    assert not torch.equal(junk, junk_places(400, 4, generator("other places")))
+    with pytest.raises(ValueError, match="3 frames: allowed is an even number"):
+        junk_places(1, 3, generator("places"))
+
+
+def test_junk_is_made_of_all_colours_and_no_row_of_it_of_one():
+    junk = junk_patches(500, generator("junk")).float() / 255
+    assert junk.shape == (500, 6, 6, 3)
+    shards = junk.unflatten(2, (2, 3)).unflatten(1, (2, 3)).mean((2, 4))  # (n,2,2,3)
+    distance, colour = (shards[..., None, :] - PALETTE).norm(dim=-1).min(-1)
+    assert distance.max() < 0.15
+    assert (colour[..., 0] != colour[..., 1]).all()
+    assert ((colour.flatten(0, 1).T[..., None] == torch.arange(4)).float().mean(1) - 0.25).abs().max() < 0.06
+    noise = junk[:, :3, :3] - shards[:, 0, 0][:, None, None]
+    assert 0.02 < noise.std() < 0.035
+
+
+def test_corrupt_touches_the_places_named_and_nothing_else():
+    g = generator("frames")
+    frames = torch.randint(0, 256, (3, 4, 48, 64, 3), generator=g, dtype=torch.uint8)
+    junk, before = junk_places(3, 4, g), frames.clone()
+    found, fill = corrupt(frames, junk, generator("fill")), iter(junk_patches(int(junk.sum()), generator("fill")))
+    expected = frames.clone()
+    for n in range(3):
+        for t in range(4):
+            for row in range(8):
+                for column in range(8):
+                    if junk[n, t, row, column]:
+                        y, x = 6 * row, 8 + 6 * column
+                        expected[n, t, y:y + 6, x:x + 6] = next(fill)
+    assert torch.equal(found, expected) and torch.equal(frames, before)
+    assert not torch.equal(found, frames)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_pixels_agree_with_the_map_of_junk(root, split):
+    frames, _ = clips(root, "corrupted", split)
+    junk, seen = junk_map(root / "corrupted", split), patches(frames)
+    assert junk.dtype == torch.bool and junk.shape == (len(frames), 4, 8, 8) == seen.shape[:4]
+    apart, either = (seen[:, ::2] - seen[:, 1::2]).abs().mean((-1, -2, -3)), junk[:, ::2] | junk[:, 1::2]
+    assert apart[~either].median() < 10 and apart[~either].max() < 50  # noise; texture that moved by half a pixel
+    assert apart[either].min() > 36 and (apart[~either] > 36).float().mean() < 0.002
+    shards = seen.unflatten(-2, (2, 3)).unflatten(-4, (2, 3)).mean((-2, -4))  # (n,T,8,8,2,2,3)
+    motley = (shards[..., 0, :] - shards[..., 1, :]).abs().amax(-1).amin(-1) > 110  # both rows of two colours
+    assert motley[junk].all() and motley[~junk].float().mean() < 0.002  # which of the two frames it is
+    sides = torch.cat([frames[..., :8, :], frames[..., 56:, :]], 3).float()
+    assert (sides[:, 1:] - sides[:, :-1]).abs().mean((-1, -2, -3)).max() < 16
+
+
+def test_what_is_clean_in_either_frame_is_the_object_at_rest(root):
+    frames, labels = clips(root, "corrupted")
+    junk, seen = junk_map(root / "corrupted", "val"), patches(frames)
+    whole = torch.where(junk[:, ::2, ..., None, None, None], seen[:, 1::2], seen[:, ::2])  # (n,2,8,8,6,6,3)
+    assert (whole[:, 0] - whole[:, 1]).abs().mean((-1, -2, -3)).median() < 10
+    views = whole.transpose(3, 4).flatten(4, 5).flatten(2, 3)  # (n,2,48,48,3)
+    for colour in range(3):  # red, green, blue
+        for view in views[labels % 4 == colour].flatten(0, 1):
+            mask = view.amax(-1) - view.amin(-1) > 90
+            assert mask.sum() > 20 and view[mask].mean(0).argmax() == colour
+    places = middle(views)
+    assert (places[:, 0, :2] - places[:, 1, :2]).norm(dim=-1).max() < 1.5  # pixels
+
+
+def test_the_model_sees_the_grid_of_the_map(root):
+    clip, folder = PROTOCOLS["mini-corrupted"].clip, root / "corrupted"
+    frames, _ = clips(root, "corrupted")
+    for train in (True, False):
+        video = VideoDataset(folder / "val.txt", folder, clip, train=train)[5]["video"][0]
+        mean, std = (torch.tensor(v)[:, None, None] for v in (clip.mean, clip.std))
+        seen = (video * std + mean) * 255
+        assert (seen - frames[5, :, :, 8:56].permute(0, 3, 1, 2)).abs().max() < 0.01
+
+
+def test_junk_map_says_what_is_wrong(root, tmp_path):
+    with pytest.raises(ValueError, match="split 'test': allowed is 'train' or 'val'"):
+        junk_map(root / "corrupted", "test")
+    with pytest.raises(FileNotFoundError, match=r"val_junk.npy: there is no such file; .* only `corrupted` has one"):
+        junk_map(root / "motion", "val")
+    path = tmp_path / "val_junk.npy"
+    for wrong in (np.zeros((2, 4, 8, 8)), np.zeros((2, 8, 8), bool)):
+        np.save(path, wrong)
+        with pytest.raises(ValueError, match=r"val_junk.npy: holds .*: allowed is bool \(clips, 4, 8, 8\)"):
+            junk_map(tmp_path, "val")
+    np.save(path, np.array([{"a": 1}]), allow_pickle=True)
+    with pytest.raises(ValueError, match="val_junk.npy: is damaged"):
+        junk_map(tmp_path, "val")
+
+
+def test_a_corrupted_task_without_its_truth_is_not_whole(tmp_path, monkeypatch):
+    monkeypatch.setitem(TASKS, "corrupted", replace(TASKS["corrupted"], train=6, val=6))
+    folder = render("corrupted", tmp_path, progress=False)
+    names = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    assert set(names) == {"train.txt", "val.txt", "classes.txt", "manifest.json", "train_junk.npy", "val_junk.npy"}
+    pictures = clips(tmp_path, "corrupted")[0]
+    damages = [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:-9]), lambda p: p.write_bytes(b""),
+               lambda p: np.save(p, np.zeros((5, 4, 8, 8), bool))]
+    for split in ("train", "val"):
+        for damage in damages:
+            damage(folder / f"{split}_junk.npy")
+            render("corrupted", tmp_path, progress=False)  # the same seed: the same truth and the same clips
+            assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == names
+    assert torch.equal(clips(tmp_path, "corrupted")[0], pictures)
+    other = render("corrupted", tmp_path / "other", seed=1, progress=False)
+    assert not torch.equal(junk_map(other, "val"), junk_map(folder, "val"))
+    assert not torch.equal(junk_map(folder, "train"), junk_map(folder, "val"))
+
+
+@pytest.mark.parametrize("task, means", [
+    ("motion", [[127.7, 150.3, 133.1], [130.5, 119.1, 140.3], [102.0, 103.8, 86.3]]),
+    ("appearance", [[149.6, 162.5, 160.6], [175.1, 184.1, 172.6], [111.2, 111.6, 116.5]]),
+    ("blink", [[142.7, 161.9, 156.0], [133.8, 110.2, 130.2], [94.1, 94.6, 97.1]]),
+    ("corrupted", [[121.4, 125.4, 107.4], [138.8, 124.4, 119.3], [87.0, 98.6, 100.1]]),
+])
+def test_what_version_2_draws_does_not_change_unnoticed(task, means):
+    """Mean colours of three first frames: where they change, VERSION must be raised, or old caches would stay."""
+    frames, _, junk = mini._clips(TASKS[task], 0, 3, generator(0, task, "val", 0))
+    assert (frames[:, 0].float().mean((1, 2)) - torch.tensor(means)).abs().max() < 0.3 and mini.VERSION == 2
+    assert (junk is not None) == (task == "corrupted")
+
+
+def test_only_the_corrupted_task_has_junk(root):
+    for task in TASKS:
+        assert len(list((root / task).glob("*_junk.npy"))) == (2 if task == "corrupted" else 0)
+
+
 def test_same_seed_same_bytes_and_other_seed_other_clips(tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, "motion", replace(TASKS["motion"], train=6, val=6))
     files = [render("motion", tmp_path / str(i), seed, progress=False) / "val" / "00003.mp4"
@@ -160,7 +321,7 @@ def test_two_at_once(tmp_path, monkeypatch):
 
 
 def test_unknown_task(tmp_path):
-    with pytest.raises(ValueError, match="no embedded task 'walk': allowed are motion, appearance, blink"):
+    with pytest.raises(ValueError, match="no embedded task 'walk': allowed are motion, appearance, blink, corrupted"):
         mini_data("walk", tmp_path)
 
 
@@ -182,7 +343,7 @@ def test_captions_are_true():
     x, y, area = middle(frames)[:, 0].T
     symmetric = words[:, 0] != ATTRIBUTES["shape"].index("moon")  # its middle is not where its centre is
     for place, column in ((x, 3), (y, 4)):
-        bins = ((place - 23.5 + 24 * mini.REACH) / (12 * mini.REACH)).floor().clamp(0, 3)
+        bins = ((place - 23.5 + 24 * REACH) / (12 * REACH)).floor().clamp(0, 3)
         assert (bins == words[:, column])[symmetric].float().mean() > 0.95
     sizes = [area[words[:, 5] == s].mean() for s in range(3)]
     assert sizes[0] < 0.7 * sizes[1] < 0.7 * 0.8 * sizes[2]
@@ -192,7 +353,7 @@ def test_every_attribute_changes_the_picture():
     """Two scenes that differ in one word differ; equal ones do not: the noise is drawn from the same state."""
     def picture(words):
         g = torch.Generator().manual_seed(0)
-        return mini.draw(mini._scene(torch.tensor([words]), g), g).int()
+        return draw(random_scene(torch.tensor([words]), g), g).int()
 
     base = [0, 0, 0, 1, 1, 1]
     assert torch.equal(picture(base), picture(base))

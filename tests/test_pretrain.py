@@ -1,7 +1,7 @@
 import torch
 from torch.nn import functional as F
 
-from i2vlib.data.mini import ATTRIBUTES, image_batch
+from i2vlib.data.drawing import ATTRIBUTES, image_batch
 from i2vlib.pretrain import contrast, load_mini_clip, new_tower, sincos_positions, swapped_words, zero_shot
 
 

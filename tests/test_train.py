@@ -24,15 +24,17 @@ from test_video import encode, stream_cut
 from i2vlib import runs
 from i2vlib.config import AdaptationConfig, ClipConfig, ConfigError
 from i2vlib.data.datasets import VideoDataset
-from i2vlib.data.loading import Batches, LoadingError
+from i2vlib.data.loading import Batches, LoadingError, mix, total_steps
 from i2vlib.data.video import write_clip
 from i2vlib.evaluate import evaluate
+from i2vlib.mixing import mix_clips
 from i2vlib.optimiser import lr_factor, parameter_groups
 from i2vlib.runs import TrainingError
 from i2vlib.train import train
 from i2vlib.weights import load_checkpoint
 
 SHORT = replace(TRAIN, steps=4, save_every=100)
+MIXED = replace(TRAIN, mixup=0.8, cutmix=1.0, repeats=2)
 
 
 def run(model, data, config, out, **options) -> dict:
@@ -113,13 +115,13 @@ class InterruptedSet(TinySet):
         return super().__getitem__(i)
 
 
-@pytest.mark.parametrize("where", ["reading", "updating"])
-def test_ctrl_c_saves_a_whole_step(tmp_path, where):
+@pytest.mark.parametrize("where, config", [("reading", TRAIN), ("updating", TRAIN), ("reading", MIXED), ("updating", MIXED)])
+def test_ctrl_c_saves_a_whole_step(tmp_path, where, config):
     whole = tiny_model()
-    run(whole, TinySet(), TRAIN, tmp_path / "whole")
+    run(whole, TinySet(), config, tmp_path / "whole")
     model, data = tiny_model(), InterruptedSet()
     if where == "reading":
-        data.left = 20  # in step 4
+        data.left = 20 * config.repeats  # in step 4
     calls = iter(range(1, 1000))
 
     def press(*_) -> None:
@@ -129,13 +131,13 @@ def test_ctrl_c_saves_a_whole_step(tmp_path, where):
     hook = model.register_forward_hook(press)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        run(model, data, replace(TRAIN, save_every=100), tmp_path / "cut")
+        run(model, data, replace(config, save_every=100), tmp_path / "cut")
     assert signal.getsignal(signal.SIGINT) is before
     assert runs.read_state(tmp_path / "cut")["step"] == (3 if where == "reading" else 4)
     hook.remove()
     data.left = 0
     other = tiny_model()  # its weights come from the file
-    run(other, data, replace(TRAIN, save_every=100), tmp_path / "cut")
+    run(other, data, replace(config, save_every=100), tmp_path / "cut")
     assert equal(whole.state_dict(), other.state_dict())
 
 
@@ -311,6 +313,59 @@ def test_one_step_is_adamw_on_the_mean_over_readable_clips(tmp_path):
     run(model, data, config, tmp_path)
     for (name, a), b in zip(model.named_parameters(), plain.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5), name
+
+
+def test_one_step_on_repeated_and_mixed_clips(tmp_path):
+    """Against a plain step written here: two versions of each clip, soft targets that are smoothed, two bad clips."""
+    still = {"adaptation": replace(MODEL.adaptation, dropout=0.0), "head_dropout": 0.0}
+    model, config, data = tiny_model(**still), replace(MIXED, steps=1, batch_size=20, warmup=0.0), TinySet(bad=(3, 8))
+    plain, loss = copy.deepcopy(model), 0.0
+    for micro, places in enumerate(Batches(20, config)):
+        items = []
+        for place in places:
+            data.set_epoch(place // 20)
+            items.append(data[place % 20])
+        weight = torch.tensor([item["weight"] for item in items])
+        torch.manual_seed(mix(config.seed, 0, micro, 0))
+        video, target = mix_clips(torch.cat([item["video"] for item in items]), torch.tensor([item["label"] for item in items]),
+                                  weight, 3, config.mixup, config.cutmix)
+        assert (target.max(1).values < 1).any()
+        loss -= (weight[:, None] * (0.9 * target + 0.1 / 3) * plain(video).log_softmax(1)).sum() / 36
+    optimiser = torch.optim.AdamW(parameter_groups(plain, config), betas=config.betas)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_([p for p in plain.parameters() if p.requires_grad], config.clip_norm)
+    optimiser.step()
+    summary = run(model, data, config, tmp_path)
+    assert summary["loss"] == pytest.approx(loss.item(), abs=1e-5)
+    assert set(summary["bad_files"]) == {"clips/3.mp4", "clips/8.mp4"}
+    for (name, a), b in zip(model.named_parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5), name
+
+
+def test_repeated_clips_are_in_the_order_with_a_number_of_their_own():
+    once, twice = Batches(20, TRAIN), Batches(20, replace(TRAIN, repeats=2))
+    assert len(twice) == len(once) and total_steps(20, replace(TRAIN, repeats=2)) == total_steps(20, TRAIN)
+    for a, b in zip(once, twice, strict=True):
+        first, second = b[: len(a)], b[len(a):]  # side by side, a clip would be mixed with itself
+        assert [p % 20 for p in first] == [p % 20 for p in second] == [p % 20 for p in a]
+        assert [p // 20 for p in first] == [p // 20 * 2 for p in a] and [p // 20 for p in second] == [p // 20 * 2 + 1 for p in a]
+    assert sorted(p for batch in twice for p in batch) == list(range(120))
+    halves = [Batches(20, replace(TRAIN, repeats=2, accumulate=1), rank, 2) for rank in (0, 1)]
+    assert sorted(halves[0][1] + halves[1][1]) == sorted(twice[2] + twice[3])
+
+
+@pytest.mark.parametrize("bad", [(), (3,)])
+def test_a_bad_clip_among_repeated_ones_is_noted(tmp_path, bad):
+    """Its batch still has as many readable crops as it has clips."""
+    summary = run(tiny_model(), TinySet(6, bad=bad), replace(TRAIN, steps=1, repeats=2), tmp_path)
+    assert list(summary["bad_files"]) == [f"clips/{i}.mp4" for i in bad]
+
+
+def test_a_clip_alone_in_its_micro_batch_cannot_be_mixed():
+    for name in ("mixup", "cutmix"):
+        with pytest.raises(ConfigError, match=rf"TrainConfig.{name} = 0.5: a micro-batch of 1 clip .* \(accumulate 3 x 2 "):
+            Batches(20, replace(TRAIN, accumulate=3, **{name: 0.5}), 0, 2)
+    Batches(20, replace(TRAIN, accumulate=3), 0, 2)
 
 
 def test_the_order_is_a_function_of_seed_and_step():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import colorsys
+
 import pytest
 import torch
 
@@ -42,7 +44,8 @@ def test_normalised_with_mean_and_std():
 
 
 @pytest.mark.parametrize("strong", [
-    dict(flip=0.5), dict(rand_augment=(4, 7)), dict(erasing=1.0), dict(flip=0.5, rand_augment=(4, 7), erasing=0.5)])
+    dict(flip=0.5), dict(rand_augment=(4, 7)), dict(erasing=1.0), dict(flip=0.5, rand_augment=(4, 7), erasing=0.5),
+    dict(colour_jitter=1.0), dict(grey=0.5), dict(flip=0.5, colour_jitter=0.8, grey=0.2)])
 def test_all_frames_share_every_random_choice(strong):
     transform = train_transform(ClipConfig(frames=4, size=48, short_side=64, test_short_side=48, **strong))
     different = []
@@ -84,6 +87,40 @@ def test_flip_keeps_labels_of_clips_that_are_not_flipped():
         assert label == int(mirrored)
         flipped.append(mirrored)
     assert 8 < sum(flipped) < 32
+
+
+def painted(colour: tuple[int, int, int], times: int = 60, **strong) -> torch.Tensor:
+    """(times,3): what a transform makes of a clip of one colour, 0 to 255; its frames and pixels stay alike."""
+    transform = train_transform(ClipConfig(frames=2, size=8, test_short_side=8, random_crop=False, flip=0.0, **PLAIN, **strong))
+    clip, out = torch.tensor(colour, dtype=torch.uint8).expand(2, 8, 8, 3), []
+    for seed in range(times):
+        torch.manual_seed(seed)
+        video, label = transform(clip, 1)
+        assert label == 1 and (video == video[:1, :, :1, :1]).all()
+        out.append(video[0, :, 0, 0] * 255)
+    return torch.stack(out)
+
+
+def test_colour_jitter_changes_brightness_and_hue_within_their_ranges():
+    brightness = painted((100, 100, 100), colour_jitter=1.0)[:, 0] / 100  # grey has no contrast, saturation or hue to change
+    assert 0.57 < brightness.min() < 0.65 and 1.35 < brightness.max() < 1.42  # three steps that round
+    hues = torch.tensor([colorsys.rgb_to_hsv(*(pixel / 255).tolist())[0] for pixel in painted((120, 60, 60), colour_jitter=1.0)])
+    hues = (hues + 0.5) % 1 - 0.5  # the others leave it as it is
+    assert -0.11 < hues.min() < -0.08 and 0.08 < hues.max() < 0.11
+
+
+def test_the_ranges_of_contrast_and_saturation():
+    jitter = train_transform(ClipConfig(frames=1, colour_jitter=1.0)).colour[0].transforms[0]
+    assert jitter.contrast == pytest.approx((0.6, 1.4)) and jitter.saturation == pytest.approx((0.8, 1.2))
+
+
+def test_colours_change_with_the_given_probability():
+    colour = torch.tensor([120.0, 60.0, 60.0])
+    grey = painted((120, 60, 60), 200, grey=0.2)
+    lost = (grey == grey[:, :1]).all(1)
+    assert 20 < lost.sum() < 60 and torch.allclose(grey[~lost], colour, atol=0.1)
+    jittered = painted((120, 60, 60), 200, colour_jitter=0.8)
+    assert 140 < ((jittered - colour).abs() > 0.5).any(1).sum() < 180
 
 
 @pytest.mark.parametrize("height, width, corners", [

@@ -123,6 +123,14 @@ def check_labels(dataset, classes: int) -> None:
                              f"allowed is 0 to {classes - 1}")
 
 
+def check_batch(batch: dict, classes: int, step: int) -> None:
+    """Raise ValueError for a label that the model lacks: also a set without a list may have some."""
+    labels = batch["label"]
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels {sorted(set(labels.tolist()))} in step {step}: the model has {classes} classes, "
+                         f"allowed is 0 to {classes - 1}")
+
+
 def total_steps(clips: int, config: TrainConfig) -> int:
     """Optimiser steps of a run over a set of so many clips."""
     return config.steps or math.ceil(config.epochs * clips / config.batch_size)
@@ -142,7 +150,8 @@ def shuffled(clips: int, seed: int, epoch: int) -> Tensor:
 class Batches:
     """The micro-batches of one process from step `start` on (0 unless it is set): lists of places in the repeated set.
 
-    Place p means clip p % clips in pass p // clips. Skipping to `start` reads no clip.
+    Place p means clip p % clips in pass p // clips. Skipping to `start` reads no clip. With repeats = R the R copies of a
+    clip stand in one micro-batch, not side by side: to the data set, copy c of pass e is in pass e·R + c.
     """
 
     def __init__(self, clips: int, config: TrainConfig, rank: int = 0, world: int = 1):
@@ -151,6 +160,10 @@ class Batches:
         if rest:
             raise ConfigError(f"TrainConfig.batch_size = {config.batch_size}: allowed is a multiple of accumulate "
                               f"{config.accumulate} x {world} processes")
+        if (config.mixup or config.cutmix) and self.size == 1:
+            raise ConfigError(f"TrainConfig.{'mixup' if config.mixup else 'cutmix'} = {config.mixup or config.cutmix}: a "
+                              "micro-batch of 1 clip has none to be mixed with: allowed is 0, or a larger batch_size / "
+                              f"(accumulate {config.accumulate} x {world} processes)")
 
     def __len__(self) -> int:
         return (total_steps(self.clips, self.config) - self.start) * self.config.accumulate
@@ -160,11 +173,12 @@ class Batches:
             raise IndexError(i)
         step, micro = divmod(i, self.config.accumulate)
         first = (self.start + step) * self.config.batch_size + (micro * self.world + self.rank) * self.size
-        return [self._place(p) for p in range(first, first + self.size)]
+        return [self._place(p, copy) for copy in range(self.config.repeats) for p in range(first, first + self.size)]
 
-    def _place(self, position: int) -> int:
+    def _place(self, position: int, copy: int) -> int:
         epoch, k = divmod(position, self.clips)
-        return epoch * self.clips + int(shuffled(self.clips, self.config.seed, epoch)[k])
+        index = int(shuffled(self.clips, self.config.seed, epoch)[k])
+        return (epoch * self.config.repeats + copy) * self.clips + index
 
 
 class Repeated:

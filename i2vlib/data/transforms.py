@@ -13,6 +13,10 @@ from torchvision.transforms.v2 import functional as F
 
 from i2vlib.config import ClipConfig
 
+# Brightness, contrast, saturation (factors 1 ± this) and hue (± this share of a turn): the ranges of X-CLIP's public code, and so
+# of ViFi-CLIP's, which is built on it. There each frame has its own draw; here a clip has one.
+JITTER = (0.4, 0.4, 0.2, 0.1)
+
 
 def train_transform(clip: ClipConfig) -> TrainTransform:
     """The training transform of a protocol: (uint8 (T,H,W,3), label) -> (float32 (T,3,size,size), label)."""
@@ -20,7 +24,7 @@ def train_transform(clip: ClipConfig) -> TrainTransform:
 
 
 class TrainTransform:
-    """Short side to `short_side`, RandAugment, random resized crop, flip, normalise, random erasing.
+    """Short side to `short_side`, RandAugment, random resized crop, flip, colour jitter, grey, normalise, random erasing.
 
     Without `random_crop` the geometry is that of testing: centre crop, and frames of the right size stay as they are.
     A flip exchanges the labels of `flip_pairs`.
@@ -33,6 +37,8 @@ class TrainTransform:
         bins = 11  # the papers count magnitudes from 0 to 10
         self.augment = v2.RandAugment(n, m, bins, interpolation=InterpolationMode.BILINEAR) if n else None
         self.crop = v2.RandomResizedCrop(clip.size, antialias=True)
+        self.colour = [v2.RandomApply([v2.ColorJitter(*JITTER)], clip.colour_jitter)] if clip.colour_jitter else []
+        self.colour += [v2.RandomGrayscale(clip.grey)] if clip.grey else []  # what is off draws no random number
         self.erase = v2.RandomErasing(clip.erasing)
 
     def __call__(self, frames: Tensor, label: int) -> tuple[Tensor, int]:
@@ -43,6 +49,8 @@ class TrainTransform:
         video = self.crop(video) if self.clip.random_crop else F.center_crop(video, [self.clip.size] * 2)
         if torch.rand(()) < self.clip.flip:
             video, label = F.horizontal_flip(video), self.partner.get(label, label)
+        for change in self.colour:
+            video = change(video)
         return self.erase(_normalise(video, self.clip)), label
 
 

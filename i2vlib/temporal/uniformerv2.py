@@ -1,0 +1,160 @@
+"""UniFormerV2's temporal modules (arXiv 2211.09552): local ones in the blocks, a global branch beside them, what they cost."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LocalModule(nn.Module):
+    """x + U·w(V·BatchNorm(x)) on patch tokens: each place sees one frame back and one ahead (UniFormerV2, local MHRA).
+
+    x (B·T, N, D), any float dtype, and the T of this call -> the same shape; the class token passes as it is. V is D -> h and
+    U h -> D with h = int(D/1.5); w is a convolution over three frames, one kernel a channel, zeros outside the clip. U and its
+    bias start at zero: the identity. The parameters are those of BatchNorm3d and three Conv3d. Raises ValueError where the
+    batch is not whole clips.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        hidden = local_width(width)
+        self.norm = nn.BatchNorm1d(width)
+        self.down = nn.Linear(width, hidden)
+        self.time = nn.Conv2d(hidden, hidden, (3, 1), padding=(1, 0), groups=hidden)
+        self.up = nn.Linear(hidden, width)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        clips = whole_clips(x, frames)
+        patches = x[:, 1:]
+        hidden = self.down(self.norm(patches.flatten(0, 1))).view(clips, frames, patches.shape[1], -1)  # (B, T, N-1, h)
+        # no kernel mixes places, so the image's two axes stay one; the permuted view is channels-last already: nothing is copied
+        hidden = self.time(hidden.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(0, 1)  # (B·T, N-1, h)
+        return torch.cat([x[:, :1], patches + self.up(hidden)], dim=1)
+
+
+class GlobalModule(nn.Module):
+    """query + attention(LN query, LN x'), then + MLP(LN query); x' = x + p(x) on patch tokens (UniFormerV2, global MHRA and DPE).
+
+    query (B, 1, D), x (B·T, N, D) of one float dtype, the T and the (H, W) of this call -> the new query (B, 1, D); x is left
+    as it is. p is a depth-wise Conv3d of 3x3x3 over (T, H, W); without `position` there is none and `grid` is not read: for
+    tokens that have lost their places. The query reads all T·N tokens; MLP D -> 4D -> D with QuickGELU. The attention's output
+    projection and the MLP's last layer start at zero, so the query leaves as it came; p starts at zero too, where the authors
+    draw its weights at random. Raises ValueError where the batch is not whole clips, one a query, or the grid does not hold
+    N-1 patches.
+    """
+
+    def __init__(self, width: int, heads: int, position: bool = True):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} with {heads} heads: allowed is a width that the heads divide")
+        self.heads = heads
+        self.position = nn.Conv3d(width, width, 3, padding=1, groups=width) if position else None
+        self.ln_query, self.ln_tokens, self.ln_mlp = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))  # rows q, k, v
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        self.c_fc = nn.Linear(width, 4 * width)
+        self.c_proj = nn.Linear(4 * width, width)
+        for weight in (self.in_proj_weight, self.c_fc.weight):
+            nn.init.xavier_uniform_(weight)
+        for layer in (self.out_proj, self.c_proj, *([self.position] if position else [])):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, query: Tensor, x: Tensor, frames: int, grid: tuple[int, int] | None = None) -> Tensor:
+        clips = whole_clips(x, frames)
+        if query.shape != (clips, 1, x.shape[-1]):
+            raise ValueError(f"query {tuple(query.shape)} for {clips} clip(s) of width {x.shape[-1]}: allowed is "
+                             f"({clips}, 1, {x.shape[-1]})")
+        if self.position is not None:
+            places = self.position(patch_grid(x, frames, grid)).permute(0, 2, 3, 4, 1)  # (B, T, H, W, D)
+            x = torch.cat([x[:, :1], x[:, 1:] + places.reshape(len(x), -1, x.shape[-1])], dim=1)
+        tokens = self.ln_tokens(x).view(clips, -1, x.shape[-1])  # (B, T·N, D)
+        read = cross_attention(self.ln_query(query), tokens, self.in_proj_weight, self.in_proj_bias, self.heads)
+        query = query + self.out_proj(read)
+        hidden = self.c_fc(self.ln_mlp(query))
+        return query + self.c_proj(hidden * torch.sigmoid(1.702 * hidden))
+
+
+class GlobalBranch(nn.Module):
+    """One temporal class token that reads the clip after each of `count` blocks, and its blend with the frames' class tokens.
+
+    start(B) -> the first query; read(i, query, x, frames, grid) after the i-th of those blocks; blend(query, class tokens) ->
+    what the head gets: (1-σ(b))·query + σ(b)·mean over T of the class tokens (UniFormerV2). Token and b start at zero: a fresh
+    branch gives half the mean class token.
+    """
+
+    def __init__(self, width: int, heads: int, count: int, position: bool = True):
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.blocks = nn.ModuleList(GlobalModule(width, heads, position) for _ in range(count))
+        self.balance = nn.Parameter(torch.zeros(width))
+
+    def start(self, clips: int) -> Tensor:
+        """The query of every clip before it has read anything, (B, 1, D)."""
+        return self.token.expand(clips, -1, -1)
+
+    def read(self, i: int, query: Tensor, x: Tensor, frames: int, grid: tuple[int, int] | None = None) -> Tensor:
+        """The query (B, 1, D) after the i-th global module has read x (B·T, N, D)."""
+        return self.blocks[i](query, x, frames, grid)
+
+    def blend(self, query: Tensor, class_tokens: Tensor) -> Tensor:
+        """(1-σ(b))·query + σ(b)·mean over T: query (B, 1, D) and class tokens (B, T, D) -> (B, D)."""
+        if query.ndim != 3 or class_tokens.ndim != 3 or query.shape != (len(class_tokens), 1, class_tokens.shape[-1]):
+            raise ValueError(f"query {tuple(query.shape)}, class tokens {tuple(class_tokens.shape)}: allowed is (B, 1, D) with "
+                             "(B, T, D)")
+        share = self.balance.sigmoid()
+        return (1 - share) * query[:, 0] + share * class_tokens.mean(1)
+
+
+def cross_attention(query: Tensor, tokens: Tensor, weight: Tensor, bias: Tensor, heads: int) -> Tensor:
+    """softmax(q kᵀ / sqrt(d)) v of each head, before the output projection.
+
+    query (B, M, D), tokens (B, L, D), weight (3D, D) and bias (3D,) with rows q, k, v -> (B, M, D).
+    """
+    width = query.shape[-1]
+    q = F.linear(query, weight[:width], bias[:width])
+    k, v = F.linear(tokens, weight[width:], bias[width:]).chunk(2, dim=-1)
+    q, k, v = (y.unflatten(-1, (heads, -1)).transpose(1, 2) for y in (q, k, v))  # (B, h, M or L, d)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def patch_grid(x: Tensor, frames: int, grid: tuple[int, int] | None) -> Tensor:
+    """The patch tokens of x (B·T, N, D) on their grid, a view (B, D, T, H, W). Raises ValueError where H·W is not N-1."""
+    if grid is None or grid[0] * grid[1] != x.shape[1] - 1:
+        raise ValueError(f"grid {grid} for {x.shape[1]} tokens a frame, the class token among them: allowed is (H, W) with "
+                         f"H·W = {x.shape[1] - 1}")
+    # channels lie innermost, as PyTorch's channels-last convolution wants them: 4 times as fast as on a contiguous copy
+    return x[:, 1:].unflatten(0, (-1, frames)).unflatten(2, tuple(grid)).permute(0, 4, 1, 2, 3)
+
+
+def whole_clips(x: Tensor, frames: int) -> int:
+    """The number of clips B in x (B·T, N, D). Raises ValueError where the batch is not whole clips of T = `frames`."""
+    if x.ndim != 3 or not x.shape[1]:
+        raise ValueError(f"x {tuple(x.shape)}: allowed is (B·T, N, D) with a class token in front")
+    if frames < 1 or len(x) % frames:
+        raise ValueError(f"{len(x)} frames do not make whole clips of {frames} frames")
+    return len(x) // frames
+
+
+def local_width(width: int) -> int:
+    """Channels between a local module's two outer layers: the width over 1.5."""
+    return int(width / 1.5)
+
+
+def local_multiply_adds(frames: int, patches: int, width: int) -> int:
+    """Multiply-adds of one LocalModule on one clip: T·P·(2Dh + 3h), h = int(D/1.5); norms count 0."""
+    hidden = local_width(width)
+    return frames * patches * (2 * width * hidden + 3 * hidden)
+
+
+def global_multiply_adds(frames: int, tokens: int, width: int, position: bool = True) -> int:
+    """Multiply-adds of one GlobalModule on one clip; N counts the class token; norms and activations count 0.
+
+    10D² for the query (q, output projection, MLP) + T·N·(2D² + 2D) for keys, values and both products + 27·D·T·(N-1) for p.
+    """
+    places = 27 * width * frames * (tokens - 1) if position else 0
+    return 10 * width**2 + frames * tokens * (2 * width**2 + 2 * width) + places
