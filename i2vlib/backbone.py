@@ -119,10 +119,11 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.config, kind, count = config, config.compression.kind, config.temporal.global_blocks
-        self.resblocks = nn.ModuleList(Block(config) for _ in range(config.tower.layers))
+        self.config, tower, count = config, config.tower, config.temporal.global_blocks
+        self.resblocks = nn.ModuleList(Block(config) for _ in range(tower.layers))
         self.compression = nn.ModuleDict({str(block): make_site(config, block) for block in config.compression.after})
-        self.temporal = GlobalBranch(config.tower.width, config.tower.heads, count, position=kind not in DROPPING) if count else None
+        has_grid = config.compression.kind not in DROPPING
+        self.temporal = GlobalBranch(tower.width, tower.heads, count, position=has_grid) if count else None
 
     def forward(self, x: Tensor, frames: int) -> tuple[Tensor, int, Tensor | None]:
         """(B·T,N,D) -> tokens (B·T',N',D), T' and what the global branch has read, (B,1,D)."""

@@ -13,9 +13,9 @@ from i2vlib.config import AdaptationConfig, ModelConfig
 
 
 class VideoClassifier(nn.Module):
-    """(B,T,3,H,W) -> logits (B, classes): the clip's feature (ln_post of each frame's class token, mean over frames), dropout, linear.
+    """(B,T,3,H,W) -> logits (B, classes): ln_post of each frame's class token, mean over frames, dropout, linear.
 
-    Without a head (classes = 0) it returns the feature (B,D).
+    Without a head (classes = 0) it returns what is in front of the dropout, (B,D). See VideoViT.clip_feature for a global branch.
     """
 
     def __init__(self, config: ModelConfig):
@@ -71,8 +71,9 @@ def freeze(model: VideoClassifier) -> VideoClassifier:
 def merge(model: VideoClassifier) -> VideoClassifier:
     """A new, plain model with the adapters folded into the tower's weights (ZeroI2V eq. 11): equal outputs, no adapter left.
 
-    What compression and modules over time add comes along unchanged. The arithmetic is float64, cast once to the weights' dtype. The model given stays as it is. The new one is in the same
-    train/eval mode and its tower is frozen. Raises ValueError for GELU adapters.
+    What compression and modules over time add comes along unchanged. The arithmetic is float64, cast once to the weights' dtype.
+    The model given stays as it is. The new one is in the same train/eval mode and its tower is frozen. Raises ValueError for
+    GELU adapters.
     """
     blocks = {f"backbone.transformer.resblocks.{i}": b for i, b in enumerate(model.backbone.transformer.resblocks)}
     state = merged_state(blocks, model.state_dict())

@@ -157,12 +157,12 @@ class ModelConfig(Config):
                 raise ConfigError(f"ModelConfig.compression.after has {site}: the tower has {self.tower.layers} blocks")
             if compression.kind in HALVING:
                 if frames % 2:
-                    raise ConfigError(f"ModelConfig.compression.after: {frames} frame(s) arrive after block {site}: allowed is an "
-                                      f"even number, so frames a multiple of {2 ** len(compression.after)}")
+                    raise ConfigError(f"ModelConfig.compression.after: {frames} frame(s) arrive after block {site}: allowed is "
+                                      f"an even number, so frames a multiple of {2 ** len(compression.after)}")
                 frames //= 2
         if compression.kind in DROPPING and self.temporal.local:
-            raise ConfigError(f"ModelConfig.temporal.local with compression {compression.kind!r}: the local modules read one place "
-                              "in neighbouring frames, and its tokens no longer have one place")
+            raise ConfigError(f"ModelConfig.temporal.local with compression {compression.kind!r}: the local modules read one "
+                              "place in neighbouring frames, and its tokens no longer have one place")
         if self.tokens_at(self.tower.layers) < 2:
             raise ConfigError(f"ModelConfig.compression.remove = {compression.remove}: {self.tower.tokens} tokens do not last")
 

@@ -29,6 +29,7 @@ from i2vlib.config import TrainConfig
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.mini import junk_map, mini_data
 from i2vlib.evaluate import Result, direction_accuracy, evaluate
+from i2vlib.measure import multiply_adds
 from i2vlib.presets import CONTEXTS, PRESETS, PROTOCOLS, protocol_for
 from i2vlib.pretrain import new_tower
 from i2vlib.train import train
@@ -38,19 +39,26 @@ PAPER = {"probe-mini-motion": "20.0, with STDHA", "full-mini-motion": "48.7, ViT
 RANDOM_SEED = 1  # the random tower that stands beside the shipped one
 
 
-def _runs() -> list[tuple[str, str]]:
+# InTI's Tables 2 and 5, K400 top-1 %, ViT-B/16 with UniFormerV2's modules (naive: without them)
+PAPER_INTI = {"naive": 83.4, "tome": 84.2, "sta": 84.1, "convpool": 82.7, "linearpool": 83.9, "inti": 84.9, "inti-token": 84.3,
+              "inti-token-cube": 84.4, "inti-token-frame": 84.6, "inti-token-global": 84.5, "inti-token-cube-frame": 84.7,
+              "inti-token-frame-global": 84.8, "inti-add": 84.5, "inti-cat": 84.7, "inti-sigmoid": 84.5, "inti-attention": 84.6}
+COMPRESSED = ("naive", "mean", "linearpool", "convpool", "convpool-random", "tome", "sta", "inti")
+ABLATIONS = (*(f"inti-{name}" for name in CONTEXTS), "inti-add", "inti-cat", "inti-sigmoid", "inti-attention")
+
+
+def _zeroi2v_runs() -> list[tuple[str, str]]:
     """(preset, tower): "mini" is the shipped tower, "random" the same architecture before pre-training."""
     motion = ["zeroi2v", "stdha", "adapters", "full", "probe", "embedding"]
     runs = [(f"{s}-mini-motion", "mini") for s in motion]
     runs += [("stdha-mini-blink", "mini"), ("stdha-far-mini-blink", "mini")]
-    runs += [(f"{s}-mini-appearance", t) for t in ("mini", "random") for s in ("probe", "adapters", "full")]
-    compressed = ["naive", "mean", "linearpool", "convpool", "convpool-random", "tome", "sta", "inti"]
-    runs += [(f"{s}-mini-corrupted", "mini") for s in (*compressed, *ABLATIONS)]
-    return runs + [(f"{s}-mini-motion", "mini") for s in (*compressed, "stdha-naive", "stdha-mean", "stdha-inti")]
+    return runs + [(f"{s}-mini-appearance", t) for t in ("mini", "random") for s in ("probe", "adapters", "full")]
 
 
-ABLATIONS = (*(f"inti-{name}" for name in CONTEXTS), "inti-add", "inti-cat", "inti-sigmoid", "inti-attention")
-RUNS = _runs()
+ZEROI2V_RUNS = _zeroi2v_runs()
+INTI_RUNS = [(f"{s}-mini-corrupted", "mini") for s in (*COMPRESSED, *ABLATIONS)]
+INTI_RUNS += [(f"{s}-mini-motion", "mini") for s in (*COMPRESSED, "stdha-naive", "stdha-mean", "stdha-inti")]
+RUNS = ZEROI2V_RUNS + INTI_RUNS
 
 
 def mini_model(preset: str, tower: str, seed: int) -> VideoClassifier:
@@ -147,20 +155,34 @@ def measured(preset: str, key: str, tower: str = "mini") -> list[float]:
     return values
 
 
-def results_table() -> str:
-    """All rows as a markdown table: mean and range over the seeds in percent, and the paper's nearest number."""
-    def spread(preset: str, tower: str, key: str) -> str:
-        if key == "direction" and protocol_for(preset) not in ("mini-motion", "mini-blink"):
-            return ""
-        values = [100 * v for v in measured(preset, key, tower)]
-        return f"{sum(values) / len(values):.1f} ({min(values):.1f}-{max(values):.1f})"
+def spread(preset: str, key: str, tower: str = "mini") -> str:
+    """Mean and range over the seeds, in percent: "57.1 (56.0-58.3)"."""
+    values = [100 * v for v in measured(preset, key, tower)]
+    return f"{sum(values) / len(values):.1f} ({min(values):.1f}-{max(values):.1f})"
 
+
+def results_table() -> str:
+    """ZeroI2V's rows as a markdown table: mean and range over the seeds in percent, and the paper's nearest number."""
     lines = ["| model | tower | top-1 % (range) | direction % (range) | trained | paper, SSv2 top-1 % |",
              "|---|---|---:|---:|---:|---:|"]
-    for preset, tower in RUNS:
+    for preset, tower in ZEROI2V_RUNS:
         paper = PAPER.get(preset, "") if tower == "mini" else ""
-        lines.append(f"| {preset} | {tower} | {spread(preset, tower, 'top1')} | {spread(preset, tower, 'direction')} "
+        direction = "" if "appearance" in preset else spread(preset, "direction", tower)
+        lines.append(f"| {preset} | {tower} | {spread(preset, 'top1', tower)} | {direction} "
                      f"| {measured(preset, 'trainable', tower)[0]:,} | {paper} |")
+    return "\n".join(lines)
+
+
+def compression_table(task: str) -> str:
+    """InTI's rows on "corrupted" or "motion" as a markdown table: cost, accuracy over the seeds, and what tells them apart."""
+    key, heading = {"corrupted": ("informative", "weight on the clean token %"), "motion": ("direction", "direction %")}[task]
+    lines = [f"| model | multiply-adds a clip, M | top-1 % (range) | {heading} (range) | paper, K400 top-1 % |",
+             "|---|---:|---:|---:|---:|"]
+    for preset in [p for p, _ in INTI_RUNS if p.endswith(task)]:
+        name = preset.removesuffix(f"-mini-{task}")
+        seen = any(key in r for r in load_results() if r["preset"] == preset)
+        lines.append(f"| {name} | {multiply_adds(PRESETS[preset]) / 1e6:.1f} | {spread(preset, 'top1')} "
+                     f"| {spread(preset, key) if seen else ''} | {PAPER_INTI.get(name, '')} |")
     return "\n".join(lines)
 
 

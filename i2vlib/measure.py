@@ -1,6 +1,7 @@
 """What a model costs: parameters, multiply-adds by counter and by hand, latency as a ratio.
 
-    python -m i2vlib.measure                 merged ZeroI2V against the plain tower against open_clip's, ViT-B/16, 8 frames
+    python -m i2vlib.measure                 merged ZeroI2V against the plain tower against open_clip's, ViT-B/16, 8 frames;
+                                             InTI (5,7) against naive adaptation, ViT-B/16, 16 frames
 """
 
 from __future__ import annotations
@@ -160,6 +161,19 @@ def latency(name: str = "zeroi2v-b16-8f-k400", repeats: int = 7, device: str = "
         return interleave(runs, repeats, device)
 
 
+INTI, NAIVE = "InTI (5,7)", "naive"
+
+
+def inti_latency(repeats: int = 7, device: str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, list[float]]:
+    """Seconds a clip of INTI and NAIVE: ViT-B/16, 16 frames, with two InTI sites and without."""
+    torch.manual_seed(0)
+    models = {name: build_model(replace(PRESETS[f"{preset}-b16-16f-k400"], classes=0)).eval().to(device, dtype)
+              for name, preset in ((INTI, "inti"), (NAIVE, "naive"))}
+    clip = torch.randn(1, 16, 3, 224, 224).to(device, dtype)
+    with torch.inference_mode():
+        return interleave({name: lambda m=m: m(clip) for name, m in models.items()}, repeats, device)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Latency ratios, measured in turn; medians of ratios within a round.")
     parser.add_argument("--preset", default="zeroi2v-b16-8f-k400", choices=[n for n in PRESETS if n.startswith("zeroi2v")])
@@ -175,6 +189,9 @@ def main() -> None:
         print(f"  {label:20s} median {1000 * statistics.median(seconds):8.1f} ms")
     for a, b in (("merged ZeroI2V", "plain tower"), ("plain tower", "open_clip's tower"), ("unmerged ZeroI2V", "plain tower")):
         print(f"  {a} / {b}: {median_ratio(times, a, b):.3f}")
+    times = inti_latency(args.repeats, args.device, dtype)
+    counted = multiply_adds(PRESETS["inti-b16-16f-k400"]) / multiply_adds(PRESETS["naive-b16-16f-k400"])
+    print(f"ViT-B/16, 16 frames: {INTI} / {NAIVE}: {median_ratio(times, INTI, NAIVE):.3f}; of multiply-adds: {counted:.3f}")
 
 
 if __name__ == "__main__":

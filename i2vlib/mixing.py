@@ -33,4 +33,4 @@ def mix_clips(video: Tensor, label: Tensor, weight: Tensor, classes: int, mixup:
     if not kinds or len(rows) < 2:
         return video, target
     mixed, shares = v2.RandomChoice(kinds)(tv_tensors.Video(video[rows]), target[rows])  # a Video may have 5 dimensions
-    return video.index_copy(0, rows, mixed.as_subclass(Tensor)), target.index_copy(0, rows, shares)
+    return video.index_copy(0, rows, mixed), target.index_copy(0, rows, shares)

@@ -95,7 +95,8 @@ def _miniature_compressed() -> dict[str, ModelConfig]:
     """InTI and what it is compared with, 4 frames to 1 on the shipped tower, all weights trained; r: at equal multiply-adds."""
     rows, sites = {}, (1, 2)
     for data in ("mini-motion", "mini-corrupted"):
-        naive = ModelConfig(TOWERS["mini"], adaptation=AdaptationConfig("full"), frames=4, classes=CLASSES[data], head_dropout=0.0)
+        naive = ModelConfig(TOWERS["mini"], adaptation=AdaptationConfig("full"), frames=4, classes=CLASSES[data],
+                            head_dropout=0.0)
         rows[f"naive-{data}"] = naive
         for name, compression in _compressed(sites, merged=12, dropped=18, layers=4).items():
             rows[f"{name}-{data}"] = replace(naive, compression=compression)
@@ -127,9 +128,9 @@ def _compressed(sites: tuple[int, ...], merged: int, dropped: int, layers: int) 
 def _inti_rows(zeroi2v: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
     """InTI's rows: 16 frames, all weights trained. "+" is UniFormerV2's modules over time, as in InTI+.
 
-    K400: global modules behind the last 4 blocks. SSv2: local ones too, global ones behind 8 (B) or 16 (L). The other data sets as
-    K400 [ours]. Comparison and ablation rows are those of its Tables 2 and 5, all with UniFormerV2's modules; r of ToMe and STA is
-    the one whose count comes nearest to the paper's.
+    K400: global modules behind the last 4 blocks. SSv2: local ones too, global ones behind 8 (B) or 16 (L), without the stem that
+    sees three frames. The other data sets as K400 [ours]. Comparison and ablation rows are those of its Tables 2 and 5, all with
+    UniFormerV2's modules; r of ToMe and STA is the one whose count comes nearest to the paper's.
     """
     rows = {}
     for tower, full_name, data in [(t, n, d) for d in ("k400", "ssv2", "ucf101", "hmdb51", "diving48")

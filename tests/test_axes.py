@@ -17,7 +17,8 @@ STDHA = i2v.TemporalConfig((-1, 1, 0, 0), embedding=True)
 ADAPTERS = i2v.AdaptationConfig("linear", i2v.FOUR_ADAPTERS, dropout=0.0)
 FULL = i2v.AdaptationConfig("full")
 SITES = {"inti": (1, 3), "mean": (1, 3), "linear": (1, 3), "conv": (1, 3), "sta": (1, 2, 3), "tome": ()}
-COMPRESSIONS = {kind: i2v.CompressionConfig(kind, after, remove=2 if kind in ("sta", "tome") else 0) for kind, after in SITES.items()}
+COMPRESSIONS = {kind: i2v.CompressionConfig(kind, after, remove=2 if kind in ("sta", "tome") else 0)
+                for kind, after in SITES.items()}
 
 
 def config(kind="none", temporal=STDHA, adaptation=ADAPTERS, frames=8, **options):
@@ -172,7 +173,8 @@ def test_what_trains():
 @pytest.mark.parametrize("options, message", [
     ({"kind": "inti"}, "after"), ({"kind": "inti", "after": (5, 3)}, "rising"), ({"kind": "inti", "after": (0, 3)}, "1 or more"),
     ({"kind": "pool", "after": (1,)}, "kind"), ({"kind": "tome", "after": (1,), "remove": 1}, "empty"),
-    ({"kind": "inti", "after": (1,), "levels": ("pixel",)}, "levels"), ({"kind": "inti", "after": (1,), "fusion": "mul"}, "fusion"),
+    ({"kind": "inti", "after": (1,), "levels": ("pixel",)}, "levels"),
+    ({"kind": "inti", "after": (1,), "fusion": "mul"}, "fusion"),
     ({"kind": "mean", "after": (1,), "remove": 3}, "remove"), ({"kind": "conv", "after": (1,), "start": "zero"}, "start")])
 def test_a_compression_that_cannot_be_is_refused(options, message):
     with pytest.raises(i2v.ConfigError, match=message):

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 import i2vlib as i2v
+from i2vlib.checked import Config  # i2vlib.checked: what every configuration shares
 from i2vlib.config import (
     AdaptationConfig,
     ClipConfig,
@@ -72,7 +73,8 @@ def test_the_settings_of_inti():
 def test_miniature_presets_fit_their_data():
     for name, task in TASKS.items():
         assert CLASSES[f"mini-{name}"] == task.classes
-        assert PRESETS[f"zeroi2v-mini-{name}"].frames == task.frames
+        rows = [config for preset, config in PRESETS.items() if preset.endswith(f"mini-{name}")]
+        assert len(rows) >= 6 and {(row.frames, row.classes) for row in rows} == {(task.frames, task.classes)}
 
 
 @pytest.mark.parametrize("make, message", [
@@ -119,3 +121,19 @@ def test_notebook_parameters():
     for bad in ({"lr": "1e-3"}, {"steps": 3.0}, {"steps": True}, {"preset": 3}):
         with pytest.raises(ConfigError, match=f"parameter {next(iter(bad))} = "):
             check_parameters(good | bad, **types)
+
+
+def test_a_configuration_of_ones_own_is_checked_like_the_rest():
+    @dataclasses.dataclass(frozen=True)
+    class Pair(Config):
+        sites: tuple[int, ...] = ()
+
+    assert Pair.from_json('{"sites": [5, 7]}').sites == (5, 7)
+    with pytest.raises(ConfigError, match="Pair has no field 'site': allowed are sites"):
+        Pair.from_dict({"site": 5})
+
+
+def test_a_checkpoint_of_before_compression_still_reads():
+    data = PRESETS["zeroi2v-mini-motion"].to_dict()
+    del data["compression"], data["temporal"]["local"], data["temporal"]["global_blocks"]
+    assert ModelConfig.from_dict(data) == PRESETS["zeroi2v-mini-motion"]

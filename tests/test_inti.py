@@ -101,7 +101,8 @@ def by_hand(inti, x, levels, fusion, head):
             if "global" in levels:
                 found["global"] = global_context(net.clip, [frame[0] for frame in x])
             if "cube" in levels:
-                found["cube"] = pair_feature(net.cube, *(neighbourhood(net.cube_conv, x, first + k, i, inti.predictor.grid) for k in (0, 1)))
+                around = [neighbourhood(net.cube_conv, x, first + k, i, net.grid) for k in (0, 1)]
+                found["cube"] = pair_feature(net.cube, *around)
             token = [found.pop("token")] if "token" in found else []
             parts = {"sep": token + ([add(*found.values())] if found else []), "cat": token + list(found.values()),
                      "add": [add(*token, *found.values())]}[fusion]

@@ -8,8 +8,8 @@ import torch
 
 from i2vlib.config import CLIP_MEAN, CLIP_STD
 from i2vlib.evaluate import Result
-from i2vlib.show import film, use_style
-from i2vlib.show.clips import _pictures
+from i2vlib.show import film, interpolation, use_style
+from i2vlib.show.clips import pictures
 from i2vlib.show.training import confusion, curves
 
 
@@ -26,7 +26,7 @@ def test_film_has_a_row_a_clip_and_a_column_a_frame():
 def test_film_undoes_the_normalisation():
     frames = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
     as_seen = (frames.permute(0, 3, 1, 2) / 255 - torch.tensor(CLIP_MEAN).view(3, 1, 1)) / torch.tensor(CLIP_STD).view(3, 1, 1)
-    assert torch.equal(_pictures(as_seen), frames)
+    assert torch.equal(pictures(as_seen), frames)
     with pytest.raises(ValueError, match=r"allowed is \(T, H, W, 3\) uint8 or \(T, 3, H, W\) float"):
         film(torch.zeros(2, 8, 8))
 
@@ -62,3 +62,19 @@ def test_the_opening_figure_is_drawn_from_measured_rows(tmp_path, monkeypatch):
     opening.draw_opening()
     assert (tmp_path / "figures" / "opening.png").stat().st_size > 20_000
     plt.close("all")
+
+
+def test_interpolation_shows_each_site_the_cascade_and_the_fused_frame():
+    """i2vlib.show.interpolation on weights placed by hand: all on frame 2 of 4."""
+    first, second = torch.zeros(1, 4, 5), torch.zeros(1, 2, 5)
+    first[:, 0] = first[:, 2] = second[:, 1] = 1
+    clip = torch.stack([torch.full((3, 4, 4), v) for v in (-1.0, -0.5, 0.5, 1.0)])
+    axes = [axis for axis in interpolation(clip, [first, second], title="by hand").axes if axis.images]
+    shown = [np.asarray(axis.images[0].get_array()) for axis in axes]
+    assert len(shown) == 4 + 4 + 2 + 4 + 2, "frames, site 1, site 2, cascade, the fused frame and the average"
+    assert [x.max() for x in shown[4:14]] == [1, 0, 1, 0, 0, 1, 0, 0, 1, 0] and shown[12].min() == 1
+    assert np.array_equal(shown[14], shown[2]), "all weight on frame 2: the fused frame is frame 2"
+    assert np.array_equal(shown[15], pictures(clip.mean(0, keepdim=True))[0].numpy())
+    assert axes[4].get_ylabel() == "weights at\nsite 1" and axes[15].get_title(loc="left") == "plain average"
+    with pytest.raises(ValueError, match="allowed is"):
+        interpolation(clip, [second])

@@ -102,6 +102,7 @@ def test_both_start_as_the_identity(training):
     assert torch.equal(LocalModule(D).train(training)(x, 4), x)
     for position in (True, False):
         assert torch.equal(GlobalModule(D, HEADS, position).train(training)(query, x, 4, GRID), query)
+    assert not any(p.any() for p in GlobalModule(D, HEADS).position.parameters()), "p alone adds nothing"
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 6])

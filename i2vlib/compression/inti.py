@@ -74,13 +74,15 @@ class InTI(Interpolation):
 class WeightNetwork(nn.Module):
     """The weights of each pair from four contexts (InTI eq. 9-13): x (B,T,N,C) -> (B,T,N).
 
-    token   f([x_2t,i ; x_2t+1,i])                     cube   f([c_2t,i ; c_2t+1,i]), c a depth-wise 3x3x3 convolution of the patches
-    frame   f([cls_2t ; cls_2t+1]), once a pair        global GlobalContext of all class tokens, once a clip
+    token   f([x_2t,i ; x_2t+1,i])
+    cube    f([c_2t,i ; c_2t+1,i]), c a depth-wise 3x3x3 convolution of the patches
+    frame   f([cls_2t ; cls_2t+1]), once a pair
+    global  GlobalContext of all class tokens, once a clip
     logits = Linear_{C->2}(GELU(Linear([token ; cube + frame + global])))
 
-    fusion: "sep" as above; "add": the sum of all; "cat": all side by side. head: "softmax" over the pair; "sigmoid" of each logit,
-    so that the two need not sum to 1; "attention": logit_k = a · (h ⊙ LN(x_k)), with a learned vector a and h the hidden layer
-    [how the two meet is our choice]. The last layer starts at zero: every weight is 1/2. c of the class token is 0 [ours].
+    fusion: "sep" as above; "add": the sum of all; "cat": all side by side. head: "softmax" over the pair; "sigmoid" of each
+    logit, so that the two need not sum to 1; "attention": logit_k = a · (h ⊙ LN(x_k)), with a learned vector a and h the hidden
+    layer [how the two meet is our choice]. The last layer starts at zero: every weight is 1/2. c of the class token is 0 [ours].
     """
 
     def __init__(self, width: int, grid: tuple[int, int], levels: Sequence[str] = LEVELS, fusion: str = "sep",
@@ -134,7 +136,8 @@ class WeightNetwork(nn.Module):
     def neighbourhood(self, x: Tensor) -> Tensor:
         """c: the patch grid through the depth-wise convolution over (T,H,W); zero for the class token. (B,T,N,C)."""
         if x.shape[2] != 1 + self.grid[0] * self.grid[1]:
-            raise ValueError(f"{x.shape[2]} tokens a frame: allowed is 1 + {self.grid[0]}·{self.grid[1]}, a class token and the grid")
+            raise ValueError(f"{x.shape[2]} tokens a frame: allowed is 1 + {self.grid[0]}·{self.grid[1]}, a class token and the "
+                             "grid")
         patches = x[:, :, 1:].unflatten(2, self.grid).permute(0, 4, 1, 2, 3)  # (B,C,T,H,W)
         return F.pad(self.cube_conv(patches).permute(0, 2, 3, 4, 1).flatten(2, 3), (0, 0, 1, 0))
 

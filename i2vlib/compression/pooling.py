@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from i2vlib.compression.inti import InTI, Interpolation, as_clips
+from i2vlib.compression.inti import Interpolation, InTI, as_clips
 from i2vlib.compression.tokens import STA
 from i2vlib.config import ModelConfig
 

@@ -61,7 +61,7 @@ def cascade(maps: Sequence[Tensor]) -> Tensor:
 
 
 def to_pixels(weights: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """A weight map (B,T,N) on the pixels that its patches cover: (B,T,H,W), each patch a flat square. The class token is left out."""
+    """A weight map (B,T,N) on the pixels that its patches cover, without the class token: (B,T,H,W), each patch a flat square."""
     if weights.shape[2] != 1 + grid[0] * grid[1]:
         raise ValueError(f"a map of {weights.shape[2]} tokens: allowed is 1 + {grid[0]}·{grid[1]} for grid {tuple(grid)}")
     return F.interpolate(weights[:, :, 1:].unflatten(2, grid), size, mode="nearest")
@@ -70,12 +70,12 @@ def to_pixels(weights: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> 
 def fuse_frames(video: Tensor, weights: Tensor, grid: tuple[int, int], frames: int) -> Tensor:
     """Frames drawn together by their weights, as pictures of what is left (InTI figures 4 and 5).
 
-    video (B,T,3,H,W) float; weights (B,T,N), one for each input frame and place, from one site or from `cascade`; frames: how many
-    are left of T. Returns (B,frames,3,H,W): the weighted sum of each group of T/frames neighbours. The plain average is that
+    video (B,T,3,H,W) float; weights (B,T,N), one for each input frame and place, from one site or from `cascade`; frames: how
+    many are left of T. Returns (B,frames,3,H,W): the weighted sum of each group of T/frames neighbours. The plain average is that
     with equal weights.
     """
     if video.shape[1] != weights.shape[1] or video.shape[1] % frames:
-        raise ValueError(f"{video.shape[1]} frames with weights for {weights.shape[1]} into {frames}: allowed is one weight map a "
-                         "frame, and whole groups")
+        raise ValueError(f"{video.shape[1]} frames with weights for {weights.shape[1]} into {frames}: allowed is one weight map "
+                         "a frame, and whole groups")
     pixels = to_pixels(weights, grid, tuple(video.shape[-2:])).unsqueeze(2) * video
     return pixels.unflatten(1, (frames, -1)).sum(2)

@@ -29,7 +29,7 @@ def film(clips: Tensor | Sequence[Tensor], *, title: str = "", rows: Sequence[st
     size: width of a frame, inches. Returns the figure, closed, so that a notebook shows it once. Raises ValueError for other
     shapes.
     """
-    strips = [_pictures(c) for c in ([clips] if isinstance(clips, Tensor) and clips.ndim == 4 else clips)]
+    strips = [pictures(c) for c in ([clips] if isinstance(clips, Tensor) and clips.ndim == 4 else clips)]
     columns = max(len(s) for s in strips)
     tall = size * strips[0].shape[1] / strips[0].shape[2]
     labels = list(frames) or [f"t = {t}" for t in range(columns)]
@@ -50,7 +50,7 @@ def film(clips: Tensor | Sequence[Tensor], *, title: str = "", rows: Sequence[st
     return figure
 
 
-def _pictures(clip: Tensor) -> Tensor:
+def pictures(clip: Tensor) -> Tensor:
     """(T,H,W,3) uint8 out of either layout."""
     if clip.ndim == 4 and clip.shape[-1] == 3 and clip.dtype == torch.uint8:
         return clip

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from i2vlib.compression.weights import cascade, fuse_frames, to_pixels
-from i2vlib.show.clips import _pictures
+from i2vlib.show.clips import pictures
 
 WEIGHT_MAP = "PuOr"  # purple above the mean's weight, orange below; told apart by all colour-blind eyes
 
@@ -28,15 +28,15 @@ def interpolation(clip: Tensor, maps: Sequence[Tensor], *, title: str = "", size
     maps = [m.detach().cpu().float() for m in maps]
     grid = (round((maps[0].shape[2] - 1) ** 0.5),) * 2
     together, left = cascade(maps), maps[-1].shape[1] // 2
-    rows = [("frames", _pictures(clip), None)]
+    rows = [("frames", pictures(clip), None)]
     rows += [(f"weights at\nsite {i}", to_pixels(m, grid, (side, side))[0], 0.5) for i, m in enumerate(maps, 1)]
     if len(maps) > 1:
         rows.append((f"weight in the\n{'last frame' if left == 1 else f'last {left} frames'}",
                      to_pixels(together, grid, (side, side))[0], left / frames))
     figure = plt.figure(figsize=(size * frames + 2.2, size * (len(rows) + 1) + 0.5))
     cells = figure.add_gridspec(len(rows) + 1, 2 * frames)
-    for r, (label, pictures, neutral) in enumerate(rows):
-        axes = _row(figure, cells, r, pictures, label, neutral)
+    for r, (label, shown, neutral) in enumerate(rows):
+        axes = _row(figure, cells, r, shown, label, neutral)
         if neutral:
             bar = figure.colorbar(axes[0].images[0], ax=axes, pad=0.01, aspect=12, ticks=[0, neutral, 1])
             bar.ax.set_yticklabels(["0", f"{neutral:g}, the mean's".replace("0.", "."), "1"], fontsize=8)
@@ -46,13 +46,13 @@ def interpolation(clip: Tensor, maps: Sequence[Tensor], *, title: str = "", size
     return figure
 
 
-def _row(figure: Figure, cells, r: int, pictures: Tensor, label: str, neutral: float | None) -> list:
-    """Pictures side by side over the frames that they stand for; weight maps with the mean's weight in the middle of the colours."""
-    each, axes = cells.ncols // len(pictures), []
+def _row(figure: Figure, cells, r: int, shown: Tensor, label: str, neutral: float | None) -> list:
+    """Pictures side by side over the frames that they stand for; in weight maps the mean's weight has the middle colour."""
+    each, axes = cells.ncols // len(shown), []
     style = {} if neutral is None else {"cmap": WEIGHT_MAP, "norm": TwoSlopeNorm(neutral, 0, 1)}
-    for t, picture in enumerate(pictures):
+    for t, picture in enumerate(shown):
         axis = figure.add_subplot(cells[r, t * each:(t + 1) * each], xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
+        axis.spines[:].set(visible=neutral is not None, color="0.75", linewidth=0.5)  # an even map is as white as the page
         axis.imshow(picture.numpy(), **style)
         if r == 0:
             axis.set_title(f"t = {t}", fontsize=9, loc="center")
@@ -66,9 +66,9 @@ def _fused(figure: Figure, cells, r: int, clip: Tensor, together: Tensor, left: 
     average = clip.unflatten(0, (left, -1)).mean(1)
     fused = fuse_frames(clip[None].cpu().float(), together, grid, left)[0]
     half = cells.ncols // 2
-    for start, label, pictures in ((0, "fused by its weights", fused), (half, "plain average", average)):
+    for start, label, shown in ((0, "fused by its weights", fused), (half, "plain average", average)):
         each = max(1, half // left)
-        for i, picture in enumerate(_pictures(pictures)):
+        for i, picture in enumerate(pictures(shown)):
             axis = figure.add_subplot(cells[r, start + i * each:start + (i + 1) * each], xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
             axis.imshow(picture.numpy())

@@ -89,13 +89,13 @@ class GlobalBranch(nn.Module):
 
     def __init__(self, width: int, heads: int, count: int, position: bool = True):
         super().__init__()
-        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.class_embedding = nn.Parameter(torch.zeros(1, 1, width))
         self.blocks = nn.ModuleList(GlobalModule(width, heads, position) for _ in range(count))
         self.balance = nn.Parameter(torch.zeros(width))
 
     def start(self, clips: int) -> Tensor:
         """The query of every clip before it has read anything, (B, 1, D)."""
-        return self.token.expand(clips, -1, -1)
+        return self.class_embedding.expand(clips, -1, -1)
 
     def read(self, i: int, query: Tensor, x: Tensor, frames: int, grid: tuple[int, int] | None = None) -> Tensor:
         """The query (B, 1, D) after the i-th global module has read x (B·T, N, D)."""
