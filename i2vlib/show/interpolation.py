@@ -38,7 +38,7 @@ def interpolation(clip: Tensor, maps: Sequence[Tensor], *, title: str = "", size
     for r, (label, shown, neutral) in enumerate(rows):
         axes = _row(figure, cells, r, shown, label, neutral)
         if neutral:
-            bar = figure.colorbar(axes[0].images[0], ax=axes, pad=0.01, aspect=12, ticks=[0, neutral, 1])
+            bar = figure.colorbar(axes[0].images[0], ax=axes, pad=0.01, aspect=12, ticks=[0, neutral, 1], panchor=False)
             bar.ax.set_yticklabels(["0", f"{neutral:g}, the mean's".replace("0.", "."), "1"], fontsize=8)
     _fused(figure, cells, len(rows), clip, together, left, grid)
     figure.suptitle(title, ha="left", x=0.01, fontsize=11)
