@@ -94,12 +94,12 @@ def weight_score(model: VideoClassifier, val_set: VideoDataset, junk: Tensor) ->
     informative: mean weight of the clean token whose twin is junk (1/2 by averaging, 1 at best). even: mean weight of the earlier
     token where both are clean. spread: mean distance from 1/2 there.
     """
-    first = []
+    first, device = [], next(model.parameters()).device
     for i in range(0, len(val_set), 64):
         video = torch.stack([val_set[j]["video"][0] for j in range(i, min(i + 64, len(val_set)))])
         with interpolation_weights(model) as maps:
-            model(video)
-        first.append(maps[0][:, :, 1:])
+            model(video.to(device))
+        first.append(maps[0][:, :, 1:].cpu())
     a, b = torch.cat(first).unflatten(1, (-1, 2)).unbind(2)  # (n, P, places)
     junk_a, junk_b = junk.flatten(2).unflatten(1, (-1, 2)).unbind(2)
     clean = ~junk_a & ~junk_b
