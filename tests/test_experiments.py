@@ -1,8 +1,24 @@
 import pytest
 import torch
 
+from i2vlib.compression import interpolation_weights
+from i2vlib.data.mini import junk_map, mini_data
 from i2vlib.evaluate import Result
-from i2vlib.experiments import RUNS, load_results, mini_model, mini_sets, reversal_pairs, run, strategy_rates, twin_gap
+from i2vlib.experiments import (
+    INTI_RUNS,
+    RUNS,
+    ZEROI2V_RUNS,
+    compression_table,
+    load_results,
+    mini_model,
+    mini_sets,
+    results_table,
+    reversal_pairs,
+    run,
+    strategy_rates,
+    twin_gap,
+    weight_score,
+)
 from i2vlib.presets import PRESETS, PROTOCOLS
 
 
@@ -69,3 +85,35 @@ def test_stdha_rows():
     assert min(values("zeroi2v-mini-motion", "mini", "direction")) >= 0.97
     assert max(values("stdha-mini-blink", "mini", "top1")) < 0.75 * min(values("stdha-far-mini-blink", "mini", "top1"))
     assert min(values("stdha-far-mini-blink", "mini", "top1")) >= 0.9
+
+
+def test_inti_rows():
+    for other in ("naive", "mean", "linearpool", "convpool", "tome", "sta"):
+        gains = [a - b for a, b in zip(*(values(f"{s}-mini-corrupted", "mini", "top1") for s in ("inti", other)), strict=True)]
+        assert min(gains) > 0.05, (other, gains)
+    informative, even = (values("inti-mini-corrupted", "mini", key) for key in ("informative", "even"))
+    assert sum(informative) / 3 >= 0.9 and min(informative) >= 0.85 and abs(sum(even) / 3 - 0.5) < 0.1
+    assert values("mean-mini-corrupted", "mini", "informative") == [0.5] * 3
+    assert {d for s in ("naive", "mean", "tome") for d in values(f"{s}-mini-motion", "mini", "direction")} == {0.5}
+    assert min(d for s in ("inti", "stdha-mean", "stdha-inti") for d in values(f"{s}-mini-motion", "mini", "direction")) >= 0.97
+
+
+def test_the_weight_score_by_hand():
+    """Weights put in place by hand: .9 on the clean token where its twin is junk, .6 on the earlier where both are clean."""
+    _, val = mini_sets("corrupted")
+    few = torch.utils.data.Subset(val, range(3))
+    junk = junk_map(mini_data("corrupted"), "val")[:3]
+    a, b = junk.flatten(2).unflatten(1, (2, 2)).unbind(2)
+    earlier = torch.where(a, 0.1, torch.where(b, 0.9, 0.6))
+    maps = torch.cat([torch.zeros(3, 4, 1), torch.stack([earlier, 1 - earlier], 2).flatten(1, 2)], 2)
+    model = mini_model("mean-mini-corrupted", "mini", 0).eval()
+    with interpolation_weights(model, {0: maps}):
+        score = weight_score(model, few, junk)
+    assert score == pytest.approx({"informative": 0.9, "even": 0.6, "spread": 0.1})
+
+
+def test_the_tables_hold_every_row():
+    for task in ("corrupted", "motion"):
+        table = compression_table(task)
+        assert len(table.splitlines()) == 2 + sum(p.endswith(task) for p, _ in INTI_RUNS) and "| inti | 37.2 |" in table
+    assert len(results_table().splitlines()) == 2 + len(ZEROI2V_RUNS)
