@@ -6,8 +6,8 @@ PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 NAMES  := python3 python3.13 python3.12 python3.11 python3.10
 
-# 04 trains a model: tests/test_notebooks.py runs it with small parameters instead.
-NBVAL  := $(filter-out notebooks/04_%,$(wildcard notebooks/[0-9]*.ipynb))
+# 04 and 06 train a model: tests/test_notebooks.py runs them with small parameters instead.
+NBVAL  := $(filter-out notebooks/04_% notebooks/06_%,$(wildcard notebooks/[0-9]*.ipynb))
 
 .PHONY: help reproduce test lab bench experiments badges clean
 
@@ -15,7 +15,7 @@ help:
 	@echo "make reproduce    run the notebooks in order, write build/reproduce/index.html"
 	@echo "make test         lint, unit tests, notebooks"
 	@echo "make lab          open the course in JupyterLab"
-	@echo "make bench        time the merged model against the plain tower and open_clip's"
+	@echo "make bench        time the merged model against the plain tower and open_clip's, InTI against naive"
 	@echo "make experiments  run the longer experiments whose cached results the notebooks show"
 	@echo "make badges REPO=you/fork   point the Colab badges and setup cells at a GitHub repository"
 	@echo "make clean        remove build/ (the environment in $(VENV) and the data stay)"

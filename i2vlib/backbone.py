@@ -51,6 +51,13 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, frames: int, adapters: nn.ModuleDict, merging: Merging | None = None) -> Tensor:
+        q, k, v, bias = self.read(x, frames, adapters, merging)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B·T, h, N, d)
+        return self.out_proj(x.transpose(1, 2).flatten(2))  # (B·T, N, D)
+
+    def read(self, x: Tensor, frames: int, adapters: nn.ModuleDict,
+             merging: Merging | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """q, k, v, each (B·T, h, N, d), k and v of the frame that each head reads, and what ToMe adds to the logits, if any."""
         qkv = self.project(x, adapters)  # (B·T, N, 3D)
         bias = None
         if merging is not None:
@@ -58,9 +65,8 @@ class Attention(nn.Module):
             merging.keys = keys.mean(2)
             bias = self.sizes_read(merging.log_size(qkv.dtype), frames)
         qkv = relocate_heads(qkv, frames, self.offsets)
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B·T, h, N, d), a view
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B·T, h, N, d)
-        return self.out_proj(x.transpose(1, 2).flatten(2))  # (B·T, N, D)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each a view
+        return q, k, v, bias
 
     def sizes_read(self, log_size: Tensor, frames: int) -> Tensor:
         """(B·T,1,1,N) -> (B·T, h or 1, 1, N): the sizes of the tokens that each head reads, which may be another frame's."""

@@ -58,7 +58,8 @@ def freeze(model: VideoClassifier) -> VideoClassifier:
     """Let gradients reach only what the adaptation trains; returns the model.
 
     frozen: the head. linear, gelu: adapters, temporal embedding, ln_post, head. full: everything that has a use (`proj` leads
-    to the space shared with text and has none here). What compression and modules over time add trains with each of them.
+    to the space shared with text and has none here). What compression and modules over time add trains with each of them
+    (in training mode UniFormerV2's local modules also keep running statistics, whatever trains).
     """
     kind = model.config.adaptation.kind
     trained = {"head", "compression", "temporal"} | ({"adapters", "temporal_embedding", "ln_post"} if kind in ADAPTERS else set())

@@ -62,7 +62,9 @@ class TowerConfig(Config):
 class TemporalConfig(Config):
     """Which frame each head reads, and the modules over time. None of them is naive, order-blind adaptation."""
 
-    offsets: tuple[int, ...] = ()  # STDHA (ZeroI2V eq. 7-9): one frame offset a head, 0 = spatial; () = all spatial
+    # STDHA (ZeroI2V eq. 7-9): one frame offset a head, 0 = spatial; () = all spatial. Behind a site of compression, where fewer
+    # frames are left, a head whose offset reaches beyond them reads its own frame.
+    offsets: tuple[int, ...] = ()
     embedding: bool = False  # learn what tells the frames' places apart: (1,T,D), zero at the start, added before ln_pre
     local: bool = False  # UniFormerV2's local modules, before attention and before MLP of every block
     global_blocks: int = 0  # UniFormerV2's global modules, one behind each of so many last blocks
@@ -120,6 +122,9 @@ class CompressionConfig(Config):
         self.need(self.start in ("mean", "random"), "start", "mean or random")
         self.need(self.remove >= 0, "remove", "0 or more")
         self.need(self.remove == 0 or self.kind in DROPPING, "remove", f"0 with kind {self.kind!r}")
+        for name, only in (("levels", "inti"), ("fusion", "inti"), ("head", "inti"), ("start", "conv")):
+            default = type(self).__dataclass_fields__[name].default
+            self.need(self.kind == only or getattr(self, name) == default, name, f"{default!r} with kind {self.kind!r}")
 
 
 @dataclass(frozen=True)

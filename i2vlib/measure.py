@@ -81,7 +81,7 @@ def site_multiply_adds(config: ModelConfig, frames: int, tokens: int, everywhere
     """Multiply-adds of one compression site for one clip of so many frames and tokens a frame that arrive there."""
     compression, C, pairs = config.compression, config.tower.width, frames // 2
     if compression.kind == "sta":
-        return sta_multiply_adds(frames, tokens, C)
+        return sta_multiply_adds(frames, tokens, C) if compression.remove else 0
     if compression.kind in ("mean", "linear"):
         return 0
     if compression.kind == "conv":

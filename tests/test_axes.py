@@ -62,9 +62,10 @@ def test_every_pair_of_axes_runs_counts_and_travels(kind, temporal, tmp_path):
     assert not without, without
 
 
-@pytest.mark.parametrize("kind", COMPRESSIONS)
-def test_stdha_adapters_and_compression_merge(kind):
-    net = model(config(kind))
+@pytest.mark.parametrize("kind, temporal", [*((kind, STDHA) for kind in COMPRESSIONS), ("inti", replace(STDHA, global_blocks=3)),
+                                            ("inti", replace(STDHA, local=True))])
+def test_stdha_adapters_and_compression_merge(kind, temporal):
+    net = model(config(kind, temporal))
     merged, x = i2v.merge(net), video()
     torch.testing.assert_close(merged(x), net(x), rtol=0, atol=1e-12)
     assert not [k for k in merged.state_dict() if "adapters" in k]
@@ -138,6 +139,7 @@ def test_r_0_is_the_identity(kind):
     plain = i2v.VideoClassifier(replace(net.config, compression=i2v.CompressionConfig())).double().eval()
     plain.load_state_dict(net.state_dict())
     assert torch.equal(net(video()), plain(video()))
+    assert multiply_adds(net.config) == multiply_adds(plain.config) == count(net, 8, 32).multiply_adds
 
 
 def test_attention_counts_a_merged_token_by_its_size():
@@ -162,6 +164,15 @@ def test_a_relocated_head_takes_the_sizes_of_the_frame_it_reads():
     assert torch.equal(naive.flatten(0, 1)[:, :, 0, 0], read)
 
 
+def test_what_trains_by_name():
+    net = i2v.build_model(config("inti", i2v.TemporalConfig(local=True, global_blocks=2), i2v.AdaptationConfig()))
+    trains = {name for name, p in net.named_parameters() if p.requires_grad}
+    added = ("compression.1.alpha", "compression.3.predictor.token.linear.weight", "temporal.blocks.1.out_proj.weight",
+             "temporal.balance", "resblocks.0.temporal.1.up.weight")
+    assert {f"backbone.transformer.{name}" for name in added} | {"head.weight"} <= trains
+    assert not trains & {"backbone.conv1.weight", "backbone.ln_post.weight", "backbone.transformer.resblocks.0.ln_1.weight"}
+
+
 def test_what_trains():
     for adaptation, parts in ((i2v.AdaptationConfig(), {"head", "compression"}),
                               (ADAPTERS, {"head", "compression", "adapters", "temporal_embedding", "ln_post"})):
@@ -174,7 +185,8 @@ def test_what_trains():
     ({"kind": "inti"}, "after"), ({"kind": "inti", "after": (5, 3)}, "rising"), ({"kind": "inti", "after": (0, 3)}, "1 or more"),
     ({"kind": "pool", "after": (1,)}, "kind"), ({"kind": "tome", "after": (1,), "remove": 1}, "empty"),
     ({"kind": "inti", "after": (1,), "levels": ("pixel",)}, "levels"),
-    ({"kind": "inti", "after": (1,), "fusion": "mul"}, "fusion"),
+    ({"kind": "inti", "after": (1,), "fusion": "mul"}, "fusion"), ({"kind": "mean", "after": (1,), "head": "sigmoid"}, "head"),
+    ({"kind": "inti", "after": (1,), "start": "random"}, "start"), ({"levels": ("token",)}, "levels"),
     ({"kind": "mean", "after": (1,), "remove": 3}, "remove"), ({"kind": "conv", "after": (1,), "start": "zero"}, "start")])
 def test_a_compression_that_cannot_be_is_refused(options, message):
     with pytest.raises(i2v.ConfigError, match=message):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from i2vlib.compression.inti import GlobalContext, InTI, WeightNetwork, count_parts, interpolate
-from i2vlib.config import LEVELS
+from i2vlib.config import LEVELS, ConfigError
 
 C, GRID = 6, (2, 3)
 N = 1 + GRID[0] * GRID[1]
@@ -214,7 +214,14 @@ def test_every_parameter_moves_within_three_steps():
     assert not [k for k, v in inti.state_dict().items() if torch.equal(v, start[k])]
 
 
-def test_what_is_shared_is_computed_once(monkeypatch):
+def test_in_half_precision_the_weights_still_sum_to_one():
+    inti = module().bfloat16()
+    maps = inti.predictor(inti.place(clip().bfloat16().unflatten(0, (-1, 4))))
+    sums = maps.unflatten(1, (-1, 2)).sum(2)
+    assert maps.dtype == torch.float32 and (sums - 1).abs().max() < 1e-6 and inti(clip().bfloat16(), 4).dtype == torch.bfloat16
+
+
+def test_what_is_shared_is_computed_once():
     """The frame level once a pair and the global level once a clip, whatever the number of tokens."""
     inti, seen = module(), {}
     for name in ("frame", "clip"):
@@ -250,8 +257,13 @@ def test_input_that_does_not_fit_is_refused():
         inti(clip(), 2)
     with pytest.raises(ValueError, match="8 frames in clips of 3"):
         inti(clip(), 3)
-    with pytest.raises(ValueError, match=r"5 tokens a frame: allowed is 1 \+ 2·3"):
-        inti(clip(tokens=5), 4)
+    for levels in (LEVELS, ("token",)):
+        with pytest.raises(ValueError, match=r"5 tokens a frame: allowed is 1 \+ 2·3"):
+            module(levels=levels)(clip(tokens=5), 4)
+    for options, name in (({"head": "sofmax"}, "head"), ({"fusion": "sepp"}, "fusion"), ({"levels": ()}, "levels"),
+                          ({"levels": ("tokn",)}, "levels")):
+        with pytest.raises(ConfigError, match=f"CompressionConfig.{name}"):
+            InTI(C, 4, GRID, **options)
     with pytest.raises(ValueError, match="weights"):
         interpolate(torch.zeros(1, 4, 3, 2), torch.zeros(1, 2, 2, 3))
     with pytest.raises(ValueError, match="even T"):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from i2vlib.config import LEVELS
+from i2vlib.config import LEVELS, CompressionConfig
 
 
 def interpolate(x: Tensor, weights: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class InTI(Interpolation):
 
     x (B·T,N,C) with N = 1 + H·W -> (B·T/2,N,C), any float dtype. frames: T, even; p (T,C) is learned, α starts at 0. grid: (H,W).
     levels, fusion, head: see WeightNetwork. A fresh module is exactly the mean of each pair. Raises ValueError where T is odd
-    or the input does not fit.
+    or the input does not fit, ConfigError for an unknown level, fusion or head.
     """
 
     def __init__(self, width: int, frames: int, grid: tuple[int, int], *, levels: Sequence[str] = LEVELS, fusion: str = "sep",
@@ -88,6 +88,7 @@ class WeightNetwork(nn.Module):
     def __init__(self, width: int, grid: tuple[int, int], levels: Sequence[str] = LEVELS, fusion: str = "sep",
                  head: str = "softmax"):
         super().__init__()
+        CompressionConfig("inti", (1,), tuple(levels), fusion, head)  # refuses what it does not know
         self.grid, self.fusion, self.head = tuple(grid), fusion, head
         self.token = PairFeature(width) if "token" in levels else None
         self.cube_conv = nn.Conv3d(width, width, 3, padding=1, groups=width) if "cube" in levels else None
@@ -100,7 +101,12 @@ class WeightNetwork(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] != 1 + self.grid[0] * self.grid[1]:
+            raise ValueError(f"{x.shape[2]} tokens a frame: allowed is 1 + {self.grid[0]}·{self.grid[1]}, a class token and the "
+                             "grid")
         logits = self.logits(x)  # (B,P,2,N)
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()  # in half precision the weights of a pair would sum to 1 only to some thousandths
         weights = logits.sigmoid() if self.head == "sigmoid" else logits.softmax(2)
         return weights.flatten(1, 2)
 
@@ -135,9 +141,6 @@ class WeightNetwork(nn.Module):
 
     def neighbourhood(self, x: Tensor) -> Tensor:
         """c: the patch grid through the depth-wise convolution over (T,H,W); zero for the class token. (B,T,N,C)."""
-        if x.shape[2] != 1 + self.grid[0] * self.grid[1]:
-            raise ValueError(f"{x.shape[2]} tokens a frame: allowed is 1 + {self.grid[0]}·{self.grid[1]}, a class token and the "
-                             "grid")
         patches = x[:, :, 1:].unflatten(2, self.grid).permute(0, 4, 1, 2, 3)  # (B,C,T,H,W)
         return F.pad(self.cube_conv(patches).permute(0, 2, 3, 4, 1).flatten(2, 3), (0, 0, 1, 0))
 
@@ -159,7 +162,7 @@ class GlobalContext(nn.Module):
     """All class tokens of a clip as one vector (InTI eq. 12 and its appendix B): (B,T,C) -> (B,C).
 
     [depth-wise Conv1d(3) -> max-pool(2) -> GELU] twice -> depth-wise Conv1d(3) -> mean over time -> GELU -> Linear_{C->C} [ours].
-    Only while more than one frame is left is there something to pool.
+    Only while more than one frame is left is there something to pool; of an odd number the last is seen through the convolution.
     """
 
     def __init__(self, width: int):

@@ -15,11 +15,11 @@ class SharedWeights(nn.Module):
 
     def __init__(self, learned: bool):
         super().__init__()
-        self.logits = nn.Parameter(torch.zeros(2)) if learned else torch.zeros(2)
+        self.logits = nn.Parameter(torch.zeros(2)) if learned else None
 
     def forward(self, x: Tensor) -> Tensor:
-        weights = self.logits.to(x.device).softmax(0).repeat(x.shape[1] // 2)  # (T,): w_0, w_1, w_0, w_1, ...
-        return weights[None, :, None].expand(x.shape[:3])
+        pair = x.new_full((2,), 0.5) if self.logits is None else self.logits.softmax(0)
+        return pair.repeat(x.shape[1] // 2)[None, :, None].expand(x.shape[:3])  # w_0, w_1, w_0, w_1, ...
 
 
 class MeanPooling(Interpolation):

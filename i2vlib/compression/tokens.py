@@ -99,7 +99,7 @@ class Merging:
     def __init__(self, x: Tensor, remove: int):
         if remove < 0:
             raise ValueError(f"remove = {remove}: allowed is 0 or more tokens a merge")
-        self.remove = remove
+        self.remove, self.keys = remove, None  # keys: what the block's attention leaves for `apply`
         self.size = torch.ones(x.shape[:2], dtype=_wide(x), device=x.device)
         self.where = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
 
@@ -200,7 +200,8 @@ class STA(nn.Module):
     """Drop `remove` patches of every frame by semantic-aware temporal accumulation; see `select` for the rule.
 
     x (B·T,N,D) -> (B·T,N-remove,D). No parameters; remove = 0 returns x itself. `reverse` walks from the last frame to the
-    first: the authors do so at the second of their three sites. Raises ValueError where the batch is not whole clips.
+    first: the authors do so at the second of their three sites. Inside a model x itself is compared, where the authors compare
+    attention keys [ours: a site stands between blocks and has no keys]. Raises ValueError where the batch is not whole clips.
     """
 
     def __init__(self, remove: int, reverse: bool = False):

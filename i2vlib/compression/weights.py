@@ -19,8 +19,10 @@ def interpolation_weights(model: nn.Module, replace: Mapping[int, Tensor] | None
     """The weight maps of every site in a forward pass: `with interpolation_weights(model) as maps: model(video)`.
 
     maps: a list that each forward pass fills anew, one (B,T,N) a site, in order; T halves from one to the next. They keep their
-    gradients. replace: {site: map} puts other weights in a site's place, of any shape that expands to (B,T,N). Works for InTI,
-    LinearPooling and the mean. Raises ValueError where the model has no such site.
+    gradients. replace: {site: map} puts other weights in a site's place, of any shape that expands to (B,T,N): (T,1) for one
+    number a frame. Of two contexts, one inside the other, the inner has the last word and the outer sees what was there before.
+    Works for InTI, LinearPooling and the mean, on models that are not compiled. Raises ValueError where the model has no such
+    site, or weights do not fit.
     """
     sites = [module for module in model.modules() if isinstance(module, Interpolation)]
     if not sites:
@@ -33,7 +35,7 @@ def interpolation_weights(model: nn.Module, replace: Mapping[int, Tensor] | None
     def record(site: int):
         def hook(module, inputs, output):
             if site in replace:
-                output = replace[site].to(output).expand_as(output)
+                output = _fitting(replace[site], output)
             maps[site:] = [output]
             return output
         return hook
@@ -46,12 +48,22 @@ def interpolation_weights(model: nn.Module, replace: Mapping[int, Tensor] | None
             hook.remove()
 
 
+def _fitting(weights: Tensor, output: Tensor) -> Tensor:
+    try:
+        return weights.to(output).expand_as(output)
+    except (RuntimeError, AttributeError) as error:
+        raise ValueError(f"replace: {tuple(getattr(weights, 'shape', ())) or weights!r} for a site of {tuple(output.shape)}: "
+                         "allowed is a tensor that expands to it, such as (T,1) for one number a frame") from error
+
+
 def cascade(maps: Sequence[Tensor]) -> Tensor:
     """The weight of each input frame in the final one: the product along its way through the sites (InTI figures 4 and 5).
 
     maps: (B,T,N), (B,T/2,N), ... as interpolation_weights gives them. Returns (B,T,N). Where each site's pairs sum to 1, so does
     each group of 2^sites frames, at every place.
     """
+    if not maps:
+        raise ValueError("no maps: the model has to run inside `with interpolation_weights(model) as maps`")
     product = maps[-1]
     for earlier in reversed(maps[:-1]):
         if earlier.shape[1] != 2 * product.shape[1]:

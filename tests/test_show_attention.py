@@ -1,0 +1,216 @@
+"""i2vlib.show.attention: every map on the frame that its head reads, one scale, marks, rows that wrap, files that open."""
+
+import warnings
+
+import av
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgba
+from PIL import Image
+
+import i2vlib as i2v
+from i2vlib.attention import attention_weights, frame_read, query_maps
+from i2vlib.backbone import Attention
+from i2vlib.show import attention, rollout_map, save_animation, use_style
+from i2vlib.show.attention import OTHER
+
+LUMA = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+
+
+def clip(frames, side=12):
+    return torch.randint(0, 256, (frames, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(frames))
+
+
+def weights(frames, heads=2, side=3, blocks=2):
+    g = torch.Generator().manual_seed(0)
+    return [torch.randn(1, frames, heads, 1 + side**2, 1 + side**2, generator=g).softmax(-1) for _ in range(blocks)]
+
+
+def pictures_of(figure):
+    """(axes of plain frames, axes with a map), each in the order in which they were drawn."""
+    return [a for a in figure.axes if len(a.images) == 1], [a for a in figure.axes if len(a.images) == 2]
+
+
+def same_picture(axis, frame):
+    """Whether the picture under an overlay is this frame without its colour."""
+    under = np.asarray(axis.images[0].get_array())[..., 0].ravel()
+    return np.corrcoef(under, (frame.double() @ LUMA).ravel())[0, 1] > 0.999
+
+
+def place(axis):
+    """Its box on the page as drawn, inches: left, bottom, right, top."""
+    axis.apply_aspect()
+    return (axis.get_position().extents.reshape(2, 2) * axis.figure.get_size_inches()).ravel()
+
+
+def marks(axis):
+    return [p.get_bbox().extents.tolist() for p in axis.patches]
+
+
+def test_the_picture_of_a_temporal_head_shows_the_frame_that_it_reads():
+    """A bright patch that moves is placed by hand, and a head that looks for brightness: its map must lie on the patch in the
+    frame that it reads, and that very frame must be drawn under it."""
+    side, frames, places = 4, 4, [(0, 0), (1, 2), (2, 3), (3, 1)]
+    offsets, width = (-1, 2, 0), 6
+    block = Attention(width, 3, offsets)
+    with torch.no_grad():  # channels 2i and 2i+1 of head i: every query is (1,0), every key (brightness,0)
+        block.in_proj_weight.zero_()
+        block.in_proj_bias[:width].view(3, 2)[:, 0] = 1
+        block.in_proj_weight[width:2 * width].view(3, 2, width)[:, 0, 0] = 1
+    x, shown = torch.zeros(frames, 1 + side**2, width), torch.zeros(frames, 8, 8, 3, dtype=torch.uint8)
+    for t, (row, column) in enumerate(places):
+        x[t, 1 + row * side + column, 0] = 9
+        shown[t, 2 * row:2 * row + 2, 2 * column:2 * column + 2] = 200 + t
+    with attention_weights(block) as read:
+        block(x, frames, torch.nn.ModuleDict())
+    figure = attention(shown, read, layer=0, offsets=offsets)
+    plain, mapped = pictures_of(figure)
+    assert len(plain) == frames and len(mapped) == frames * 3
+    cells = {(t, head): mapped[t * 3 + head] for t in range(frames) for head in range(3)}
+    for (t, head), axis in cells.items():
+        source = (t - 1 if t else 0, t + 2 if t < 2 else t, t)[head]
+        assert axis.get_title() == f"reads t = {source}" and plain[t].get_title() == f"query t = {t}"
+        assert same_picture(axis, shown[source]) and not any(same_picture(axis, shown[s]) for s in range(4) if s != source)
+        overlay = np.asarray(axis.images[1].get_array())
+        assert np.unravel_index(overlay.argmax(), overlay.shape) == places[source], "the map lies on the object there"
+        assert (axis.spines["top"].get_edgecolor() == to_rgba(OTHER)) == (source != t), "framed where it is another frame"
+    assert [a.get_ylabel().split("\n")[0] for a in figure.axes if a.get_ylabel()][:4] == [
+        "frames", "head 0, δ = −1", "head 1, δ = +2", "head 2, spatial"]
+
+
+@pytest.mark.parametrize("frames", [1, 4, 8, 16, 32])
+def test_rows_wrap_and_nothing_leaves_the_page(frames):
+    shown, w, offsets = clip(frames), weights(frames), (1, 0)
+    figure = attention(shown, w, layer=-1, offsets=offsets, query=(1, 2))
+    plain, mapped = pictures_of(figure)
+    assert len(plain) == frames and len(mapped) == 2 * frames and not plt.get_fignums(), "closed"
+    maps = query_maps(w[-1][0], (1, 2)).numpy()
+    for t in range(frames):
+        assert np.array_equal(plain[t].images[0].get_array(), shown[t].numpy())
+        for head in range(2):
+            axis, read = mapped[2 * t + head], frame_read(t, offsets[head], frames)
+            assert same_picture(axis, shown[read]) and axis.get_title() == f"reads t = {read}"
+            assert np.allclose(axis.images[1].get_array(), maps[t, head] / maps[:, head].max()), "one scale a head"
+            assert axis.images[1].get_clim() == (0, 1) and list(axis.images[1].get_extent()) == [-0.5, 11.5, 11.5, -0.5]
+            assert place(plain[t])[1] > place(axis)[3] and np.isclose(place(plain[t])[0], place(axis)[0]), "below its query"
+    for shares in (figure, rollout_map(shown, torch.full((frames, 10), 0.1 / frames), title="t")):
+        width, height = shares.get_size_inches()
+        assert width < 12
+        for x0, y0, x1, y1 in map(place, shares.axes):
+            assert 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
+    assert len({round(place(a)[0], 3) for a in plain}) == min(frames, 8), "columns of at most eight"
+
+
+def test_a_patch_query_is_framed_on_its_own_frame_alone():
+    figure = attention(clip(4), weights(4), layer=0, offsets=(1, 0), query=(1, 2))
+    plain, mapped = pictures_of(figure)
+    patch = [7.5, 3.5, 11.5, 7.5]  # row 1, column 2 of 3 on 12 pixels
+    assert all(marks(axis) == [patch] * 2 for axis in plain + mapped[1::2]), "the query's frames and the spatial head"
+    assert [len(marks(axis)) for axis in mapped[::2]] == [0, 0, 0, 2], "the temporal head: only where it falls back on its own"
+    assert "row 1, column 2" in figure._suptitle.get_text()
+    plain, mapped = pictures_of(attention(clip(4), weights(4), layer=0))
+    assert not any(map(marks, plain + mapped)), "the class token has no place"
+
+
+def test_heads_and_frames_are_chosen_and_the_scale_stays():
+    w = weights(4, heads=3)
+    all_of = pictures_of(attention(clip(4), w, layer=1, offsets=(1, 0, -1)))[1]
+    for t in range(4):
+        plain, mapped = pictures_of(attention(clip(4), w, layer=1, offsets=(1, 0, -1), heads=(2, 0), t=t, title="x"))
+        assert len(plain) == 1 and len(mapped) == 2
+        for axis, head in zip(mapped, (2, 0), strict=True):
+            assert np.array_equal(axis.images[1].get_array(), all_of[3 * t + head].images[1].get_array())
+            assert axis.get_title() == all_of[3 * t + head].get_title()
+
+
+def test_behind_a_site_the_fused_frames_are_drawn():
+    shown, w = clip(8), weights(4)
+    plain, mapped = pictures_of(attention(shown, w, layer=0, offsets=(-1, 0)))
+    assert [a.get_title() for a in plain] == ["query t = 0–1", "query t = 2–3", "query t = 4–5", "query t = 6–7"]
+    assert mapped[2].get_title() == "reads t = 0–1" and same_picture(mapped[2], shown[:2].double().mean(0))
+
+
+def test_rollout_has_the_share_of_each_patch_and_a_bar_a_frame():
+    shares = torch.rand(1, 4, 10)
+    shares = shares / shares.sum()
+    shown = clip(4)
+    figure = rollout_map(shown, shares, title="a title")
+    _, mapped = pictures_of(figure)
+    bars = next(a for a in figure.axes if len(a.patches) == 8)
+    for t in range(4):
+        assert same_picture(mapped[t], shown[t])
+        assert np.allclose(mapped[t].images[1].get_array(), shares[0, t, 1:].view(3, 3) / shares[0, :, 1:].max())
+        lower, upper = bars.patches[t], bars.patches[4 + t]
+        assert np.isclose(lower.get_height() + upper.get_height(), shares[0, t].sum()) and upper.get_y() == lower.get_height()
+        assert np.isclose(upper.get_height(), shares[0, t, 0])
+        centre = place(bars)[0] + (t + 0.5) / 4 * (place(bars)[2] - place(bars)[0])
+        assert np.isclose(centre, place(mapped[t])[[0, 2]].mean()), "the bar stands under its frame"
+    assert bars.lines[0].get_ydata()[0] == 0.25 and [x.get_text() for x in bars.get_xticklabels()][1] == "t = 1"
+
+
+def test_png_and_svg_twice_without_a_warning(tmp_path):
+    with plt.rc_context(), warnings.catch_warnings():
+        use_style()
+        warnings.simplefilter("error")
+        for figure in (attention(clip(2), weights(2), layer=0), rollout_map(clip(2), torch.full((2, 10), 0.05))):
+            for name in ("a.png", "a.svg", "b.png"):
+                figure.savefig(tmp_path / name)
+            assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+            assert "<svg" in (tmp_path / "a.svg").read_text()
+
+
+def test_animations_of_figures_hold_one_picture_a_figure(tmp_path):
+    figures = [attention(clip(3), weights(3), layer=0, offsets=(-1, 0), t=t) for t in range(3)]
+    gif, mp4 = (save_animation(figures, tmp_path / f"moves.{s}", fps=2, dpi=50) for s in ("gif", "mp4"))
+    film, moving = Image.open(gif), i2v.read_clip(mp4, range(3)).numpy()
+    assert film.n_frames == 3 and film.info["duration"] == 500 and film.info["loop"] == 0
+    for t, figure in enumerate(figures):
+        figure.savefig(tmp_path / "one.png", dpi=50)
+        one = np.asarray(Image.open(tmp_path / "one.png").convert("RGB")).astype(int)
+        film.seek(t)
+        assert np.abs(np.asarray(film.convert("RGB")).astype(int) - one).mean() < 3
+        assert np.abs(moving[t, :one.shape[0], :one.shape[1]].astype(int) - one).mean() < 6
+    with av.open(str(mp4)) as container:
+        stream = container.streams.video[0]
+        assert stream.pix_fmt == "yuv420p" and stream.average_rate == 2, "what browsers play"
+
+
+def test_animation_of_a_clip_is_enlarged(tmp_path):
+    shown = torch.zeros(3, 9, 12, 3, dtype=torch.uint8)
+    for t in range(3):
+        shown[t, :, 4 * t:4 * t + 4, 0] = 250
+    film = Image.open(save_animation(shown, tmp_path / "c.gif"))
+    assert film.size == (12 * 27, 9 * 27) and film.n_frames == 3
+    film.seek(2)
+    assert film.convert("RGB").getpixel((11 * 27, 0)) == (250, 0, 0) and film.convert("RGB").getpixel((0, 0)) == (0, 0, 0)
+    moving = i2v.read_clip(save_animation(shown, tmp_path / "c.mp4", fps=2.5), range(3))
+    assert moving.shape == (3, 244, 324, 3) and moving[1, 100, 160, 0] > 200 > 50 > moving[1, 100, 20, 0], "even sides"
+
+
+def test_bad_input_is_refused(tmp_path):
+    w = weights(4)
+    with pytest.raises(ValueError, match="layer = 2: allowed is a block that has weights: 1"):
+        attention(clip(4), [None, w[1]], layer=2)
+    with pytest.raises(ValueError, match="allowed is one clip"):
+        attention(clip(4), [torch.cat([w[0], w[0]])], layer=0)
+    with pytest.raises(ValueError, match="heads = 2: allowed is 0 to 1"):
+        attention(clip(4), w, layer=0, heads=2)
+    with pytest.raises(ValueError, match="t = \\[4\\]: allowed is 0 to 3"):
+        attention(clip(4), w, layer=0, t=[4])
+    with pytest.raises(ValueError, match="1 offsets: allowed is one a head, 2"):
+        attention(clip(4), w, layer=0, offsets=(1,))
+    with pytest.raises(ValueError, match="clip of 6 frames with weights for 4"):
+        attention(clip(6), w, layer=0)
+    with pytest.raises(ValueError, match="frames of 8x12: allowed is the square"):
+        attention(torch.zeros(4, 8, 12, 3, dtype=torch.uint8), w, layer=0)
+    with pytest.raises(ValueError, match="clip of 4 frames with shares"):
+        rollout_map(clip(4), torch.rand(3, 10))
+    with pytest.raises(ValueError, match=".gif or .mp4"):
+        save_animation(clip(2), tmp_path / "a.avi")
+    with pytest.raises(ValueError, match="0 frames at 3"):
+        save_animation([], tmp_path / "a.gif")
+    with pytest.raises(ValueError, match="figures of 2 sizes"):
+        save_animation([plt.figure(figsize=(1, 1)), plt.figure(figsize=(1, 2))], tmp_path / "a.gif")
+    plt.close("all")
