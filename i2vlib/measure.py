@@ -176,7 +176,8 @@ def inti_latency(repeats: int = 7, device: str = "cpu", dtype: torch.dtype = tor
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Latency ratios, measured in turn; medians of ratios within a round.")
-    parser.add_argument("--preset", default="zeroi2v-b16-8f-k400", choices=[n for n in PRESETS if n.startswith("zeroi2v")])
+    parser.add_argument("--preset", default="zeroi2v-b16-8f-k400",
+                        choices=[n for n in PRESETS if n.startswith("zeroi2v") and "inti" not in n])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default=None, choices=["float32", "bfloat16"])

@@ -244,7 +244,10 @@ def _umask() -> int:
 
 def load_checkpoint(path: str | Path) -> VideoClassifier:
     """The model of a file that save_checkpoint wrote, in eval mode. Runs no code from it. Raises WeightsError."""
-    info, state = checkpoint_info(path), load_file(path)
+    info = checkpoint_info(path)
+    # copied out of the file's buffer, where tensors lie at any address: kernels round by alignment, and the loaded model's
+    # scores shall be the saved one's to the last bit
+    state = {k: v.clone() for k, v in load_file(path).items()}
     try:
         model = VideoClassifier(ModelConfig.from_dict(info["config"]))
     except (ConfigError, TypeError, AttributeError) as error:
