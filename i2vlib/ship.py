@@ -1,0 +1,57 @@
+"""Make the two small checkpoints that notebook 08 explores: ZeroI2V on `motion`, InTI on `corrupted`.
+
+    python -m i2vlib.ship [--only motion] [--seed 0]     -> i2vlib/assets/{motion,corrupted}.safetensors
+
+Each is one run of i2vlib.experiments with its own number of steps, one to two minutes on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from i2vlib.data.mini import TASKS
+from i2vlib.experiments import mini_model, mini_sets, strategy_rates
+from i2vlib.presets import PROTOCOLS
+from i2vlib.train import train
+from i2vlib.weights import MINI_TOWER, save_checkpoint
+
+ASSETS = MINI_TOWER.parent
+SHIPPED = {"motion": "zeroi2v-mini-motion", "corrupted": "inti-mini-corrupted"}  # task -> preset
+
+
+def ship(task: str, folder: str | Path = ASSETS, seed: int = 0, steps: int = 0) -> Path:
+    """Train the preset of `task` on the shipped tower and save it as folder/<task>.safetensors, which is returned.
+
+    steps: 0 for the protocol's. The file holds the model's config, the clip settings and the class names. Raises ValueError
+    for a task that has no shipped checkpoint.
+    """
+    if task not in SHIPPED:
+        raise ValueError(f"task {task!r}: allowed are {', '.join(SHIPPED)}")
+    preset, protocol = SHIPPED[task], PROTOCOLS[f"mini-{task}"]
+    config = replace(strategy_rates(preset, protocol.train), seed=seed, steps=steps or protocol.train.steps)
+    model, (train_set, _) = mini_model(preset, "mini", seed), mini_sets(task, seed)
+    with tempfile.TemporaryDirectory() as out:
+        train(model, train_set, config, out, progress=False)
+    path = Path(folder) / f"{task}.safetensors"
+    save_checkpoint(model.cpu(), path, clip=protocol.clip, class_names=TASKS[task].class_names)
+    return path
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", choices=SHIPPED, help="only this task's")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)  # as in the experiments
+    for task in [given.only] if given.only else SHIPPED:
+        path = ship(task, seed=given.seed)
+        print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

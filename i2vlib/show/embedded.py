@@ -1,0 +1,152 @@
+"""Explorers that need no kernel: pages of HTML and JavaScript with a clip's attention or weights inside.
+
+A page is one fragment, shown by `IPython.display.HTML(page)`; it stays alive in a notebook exported to HTML, asks for nothing
+over the network, and several fit on one page. JupyterLab runs the script of a notebook that was run or trusted.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import secrets
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from i2vlib.attention import attention_weights, grid_side
+from i2vlib.compression.weights import interpolation_weights
+from i2vlib.show.board import weight_table
+from i2vlib.show.clips import pictures
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "assets"
+MOST = 12_000_000  # numbers of attention in a page: each is a byte before it is packed
+PIXELS = 112  # side of an embedded frame, at most
+
+
+# ---- what is read of a model ----
+
+def clip_for(model: nn.Module, clip: Tensor) -> Tensor:
+    """A clip as a batch of one where the model's weights are, in their dtype: (T,3,S,S) -> (1,T,3,S,S). Raises ValueError."""
+    if clip.ndim != 4 or clip.shape[1] != 3 or not clip.is_floating_point():
+        raise ValueError(f"clip {tuple(clip.shape)} {clip.dtype}: allowed is one clip as the model sees it, (T, 3, S, S) float")
+    return clip.detach()[None].to(next(model.parameters()))
+
+
+def read_attention(model: nn.Module, clip: Tensor, layers: Sequence[int] | None = None) -> list[np.ndarray]:
+    """The attention of the chosen layers (all) on one clip: (T',h,N,N) float32 each, rows are queries."""
+    with torch.no_grad(), _resting(model), attention_weights(model, layers) as maps:
+        model(clip_for(model, clip))
+    found = [m[0].float().cpu().numpy() for m in maps if m is not None]
+    for m in found:
+        grid_side(m.shape[-1])
+    return found
+
+
+def read_weights(model: nn.Module, clip: Tensor) -> list[np.ndarray]:
+    """The interpolation weights of every site on one clip: (T,N), (T/2,N), ... float32."""
+    with torch.no_grad(), _resting(model), interpolation_weights(model) as maps:
+        model(clip_for(model, clip))
+    return [m[0].float().cpu().numpy() for m in maps]
+
+
+def head_offsets(model: nn.Module) -> list[tuple[int, ...]]:
+    """The offsets of the heads of every block, zeros where all are spatial."""
+    blocks = [block.attn for block in model.backbone.transformer.resblocks]
+    return [block.offsets or (0,) * block.heads for block in blocks]
+
+
+def frames_fused(frames: np.ndarray, count: int) -> np.ndarray:
+    """Frames (T,S,S,3) uint8 averaged in `count` groups of neighbours: how frames behind a site are drawn."""
+    if count == len(frames):
+        return frames
+    return frames.reshape(count, -1, *frames.shape[1:]).mean(1).round().astype(np.uint8)
+
+
+def signed(offset: int) -> str:
+    """-1 as "−1", 1 as "+1"."""
+    return f"{offset:+d}".replace("-", "−") if offset else "0"
+
+
+@contextmanager
+def _resting(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; then each of its modules as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+# ---- pages ----
+
+def attention_page(model: nn.Module, clip: Tensor, *, layers: Sequence[int] | None = None, title: str = "") -> str:
+    """Hover over a patch of any frame: its attention, on the frame that the head reads, in every head of every layer.
+
+    clip (T,3,S,S) float, as the model sees it; layers: which to embed, all if left out. Each row of attention (one query of one
+    head) is kept as bytes, 255 for its largest number: a number is off by that row's largest / 510 at most. Returns the
+    fragment. Raises ValueError where tokens have no places, or for more than MOST numbers: choose fewer layers.
+    """
+    config, offsets = model.config, head_offsets(model)
+    count = len(offsets)
+    chosen = list(range(count)) if layers is None else sorted({i % count for i in layers})
+    size = sum(config.frames_at(i) * config.tower.heads * config.tower.tokens**2 for i in chosen)
+    if size > MOST:
+        raise ValueError(f"{size / 1e6:.1f} million numbers of attention in {len(chosen)} layers: allowed is {MOST / 1e6:g} "
+                         "million, choose fewer layers")
+    maps = read_attention(model, clip, chosen)
+    largest, packed = zip(*(quantise(m) for m in maps), strict=True)
+    data = b"".join(m.astype("<f4").tobytes() for m in largest) + b"".join(m.tobytes() for m in packed)
+    return _page("explore_attention.js", clip, config.tower.grid, title or "Attention of every head", {
+        "layers": chosen, "offsets": [offsets[i] for i in chosen], "times": [len(m) for m in maps],
+        "heads": config.tower.heads, "data": _pack(data)})
+
+
+def quantise(attention: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(...,N) -> the largest of each row (...) float32, and bytes (...,N): a number is byte·largest/255, off by half a step."""
+    largest = attention.max(-1)
+    share = attention / np.maximum(largest, np.finfo(np.float32).tiny)[..., None]
+    return largest.astype(np.float32), (share * 255).round().astype(np.uint8)
+
+
+def interpolation_page(model: nn.Module, clip: Tensor, *, title: str = "") -> str:
+    """Hover over a place: its weights in the pair of every site, its cascade over the input frames, and what is fused there.
+
+    clip (T,3,S,S) float. Weights are kept in 16 bits, off by 8e-6 at most. Returns the fragment. Raises ValueError where the
+    model weighs no frames.
+    """
+    maps = read_weights(model, clip)
+    table = weight_table()
+    data = b"".join((m.clip(0, 1) * 65535).round().astype("<u2").tobytes() for m in maps)
+    return _page("explore_interpolation.js", clip, model.config.tower.grid, title or "Whose token is kept, at every place", {
+        "sites": [len(m) for m in maps], "data": _pack(data), "colours": base64.b64encode(table.tobytes()).decode()})
+
+
+def _page(script: str, clip: Tensor, grid: int, title: str, data: dict) -> str:
+    """The fragment: a place for the page, its data, its script."""
+    key = f"i2v-{secrets.token_hex(4)}"
+    frames = pictures(clip)
+    step = max(1, min(frames.shape[1], PIXELS) // grid)  # pixels a patch
+    strip = [Image.fromarray(f).resize((grid * step,) * 2, Image.Resampling.BOX) for f in frames.numpy()]
+    file, size = io.BytesIO(), grid * step
+    Image.fromarray(np.concatenate([np.asarray(f) for f in strip], axis=1)).save(file, "PNG", optimize=True)
+    data |= {"title": title, "frames": len(strip), "size": size, "grid": grid,
+             "strip": "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()}
+    shared, own = ((SCRIPTS / name).read_text() for name in ("explore.js", script))
+    facts = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")  # no </script> can stand in it
+    words = f"{html.escape(title)}: in a notebook, run this cell to make the picture answer to the pointer."
+    return (f'<div data-i2v="{key}" style="min-height:3em">{words}</div>\n'
+            f'<script>(() => {{\nconst KEY = "{key}", DATA = {facts};\n{shared}\n{own}\n}})();</script>')
+
+
+def _pack(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data, 9)).decode()

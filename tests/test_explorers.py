@@ -1,0 +1,355 @@
+"""The explorers without a browser: what i2vlib.show.{board,views,explorers,embedded} and i2vlib.ship do and draw."""
+
+import base64
+import io
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import i2vlib as i2v
+from i2vlib.attention import frame_read
+from i2vlib.compression import cascade, interpolation_weights
+from i2vlib.ship import ASSETS, SHIPPED, ship
+from i2vlib.show.board import HEAT, SHARP, Board, compact, heat, rgb, weight_colours, weight_table
+from i2vlib.show.embedded import attention_page, interpolation_page, quantise, read_attention, read_weights
+from i2vlib.show.explorers import explore_attention, explore_interpolation, explore_offsets, explore_scale
+from i2vlib.show.views import View, receptive_field
+
+NAMES = ("left", "right", "up", "down", "away", "closer")
+
+
+def made(preset: str, **changes):
+    """A preset's model on the shipped tower with random weights in all that is new, so that nothing is the identity."""
+    torch.manual_seed(0)
+    model = i2v.build_model(replace(i2v.PRESETS[preset], **changes), "mini")
+    for name, parameter in model.named_parameters():
+        if {"adapters", "compression", "temporal_embedding"} & set(name.split(".")):
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def motion():
+    return made("zeroi2v-mini-motion")
+
+
+@pytest.fixture(scope="module")
+def inti():
+    return made("inti-mini-motion")
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def state(model) -> dict:
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+# ---- the board ----
+
+def test_heat_lies_on_its_patch_and_nowhere_else():
+    frame = np.full((16, 16, 3), 100, np.uint8)
+    values = np.zeros((4, 4))
+    values[1, 2] = 0.5
+    drawn = heat(frame, values, 0.5)
+    hot = np.any(drawn != drawn[0, 0], axis=2)
+    assert hot[4:8, 8:12].all() and hot.sum() == 16
+    assert np.abs(drawn[5, 9] - (0.15 * 165 + 0.85 * rgb(HEAT))).max() <= 1
+    assert (heat(frame, values * 0, 0.0) == drawn[0, 0]).all(), "no attention anywhere: no division by zero"
+
+
+def test_weight_colours_are_white_at_the_mean_whatever_it_is():
+    for neutral in (0.5, 0.25, 1 / 16):
+        colours = weight_colours(np.array([0.0, neutral, 1.0]), neutral)
+        assert colours[1].min() > 240 and (colours[0] == weight_table()[0]).all() and (colours[2] == weight_table()[-1]).all()
+
+
+def test_pictures_and_bars_land_where_they_are_put():
+    board = Board(300, 120)
+    board.picture(np.zeros((2, 2, 3), np.uint8), 10, 20, 30)
+    end = board.bars(100, 10, 200, [("a", 1.0, None), ("b", -1.0, 0.5)], (-1.0, 1.0))
+    drawn = pixels(board.png())
+    assert drawn.shape == (120 * SHARP, 300 * SHARP, 3) and end == 50
+    black = (drawn[:, :95 * SHARP] == 0).all(2)
+    assert black.sum() == (30 * SHARP) ** 2 and black[20 * SHARP, 10 * SHARP] and not black[20 * SHARP - 1, 10 * SHARP]
+    middle = 100 + 96 + (200 - 96 - 34) / 2
+    row = drawn[(10 + 4) * SHARP]
+    assert (row[int((middle + 20) * SHARP)] == rgb(HEAT)).all() and (row[int((middle - 20) * SHARP)] == 255).all()
+    row = drawn[(30 + 4) * SHARP]
+    assert (row[int((middle - 20) * SHARP)] == rgb("#0072B2")).all() and (row[int((middle + 10) * SHARP)] == 255).all()
+    assert pixels(compact(board.png())).shape == drawn.shape
+
+
+# ---- explorers ----
+
+def test_the_attention_shown_is_that_of_the_frame_that_is_read(motion, clip):
+    explorer = explore_attention(motion, clip)
+    maps = read_attention(motion, clip)
+    for layer, head, t in ((0, 0, 2), (3, 0, 0), (2, 1, 1), (1, 1, 3), (2, 5, 3)):
+        explorer.set(layer=layer, head=head, frame=t, query="patch", row=5, column=2)
+        offset = (-1, 1, 0, 0, 0, 0, 0, 0)[head]
+        row = maps[layer][t, head, 1 + 5 * 8 + 2]
+        best = int(row[1:].argmax())
+        assert explorer.text.value == (
+            f"<code>layer {layer} head {head} offset {offset:+d} frame {t} reads {frame_read(t, offset, 4)}: most on "
+            f"({best // 8}, {best % 8}), {row[1 + best]:.4f}; class token {row[0]:.4f}</code>")
+    explorer.controls["query"].value = "class token"
+    assert f"token {maps[2][3, 5, 0, 0]:.4f}" in explorer.text.value
+    explorer.controls["row"].value = 1
+    assert explorer.controls["query"].value == "patch", "who moves a row means a patch"
+
+
+@pytest.mark.parametrize("name", ["attention", "interpolation", "offsets", "scale"])
+def test_every_control_changes_the_picture(name, motion, inti, clip):
+    build = {"attention": lambda: explore_attention(motion, clip), "offsets": lambda: explore_offsets(motion, clip, NAMES),
+             "interpolation": lambda: explore_interpolation(inti, clip, NAMES),
+             "scale": lambda: explore_scale(motion, clip, NAMES)}[name]
+    before = [state(m) for m in (motion, inti)]
+    explorer = build()
+    if name == "attention":
+        explorer.set(query="patch")
+    for control, widget in explorer.controls.items():
+        picture, kept = explorer.image.value, widget.value
+        options = getattr(widget, "_options_values", None)
+        step = getattr(widget, "step", 1)
+        other = next(v for v in options if v != kept) if options else kept + (step if kept < widget.max else -step)
+        widget.value = other
+        assert explorer.image.value != picture, control
+        widget.value = kept
+        assert explorer.errors.outputs == ()
+    for model, values in zip((motion, inti), before, strict=True):
+        assert all(torch.equal(v, values[k]) for k, v in model.state_dict().items())
+    assert motion.backbone.transformer.resblocks[0].attn.offsets == (-1, 1, 0, 0, 0, 0, 0, 0)
+
+
+def test_an_explorer_answers_in_time(motion, inti, clip):
+    """CPU time of a draw; the aim of 200 ms is for the whole way through the browser, on an idle machine."""
+    moves = {explore_attention(motion, clip): ("frame", "layer", "head"), explore_interpolation(inti, clip): ("frame", "weights"),
+             explore_offsets(motion, clip): ("head_0", "head_5"), explore_scale(motion, clip): ("share",)}
+    for explorer, names in moves.items():
+        times = []
+        for control in [explorer.controls[n] for n in names] * 4:
+            start = time.process_time()
+            options = getattr(control, "_options_values", None)
+            if options:
+                control.value = options[(options.index(control.value) + 3) % len(options)]
+            else:
+                control.value = control.max if control.value != control.max else control.min
+            times.append(time.process_time() - start)
+        assert statistics.median(times) < 0.2, times
+
+
+def test_interpolation_by_hand_equals_the_model_with_replaced_weights(inti, clip):
+    explorer = explore_interpolation(inti, clip, NAMES)
+    for site, hand in ((1, 0.0), (1, 0.35), (2, 1.0), (2, "as learned")):
+        explorer.set(frame=3, site=site, weights=hand)
+        fixed = {} if hand == "as learned" else {site - 1: torch.tensor([1 - hand, hand]).repeat(4 // 2**site).view(1, -1, 1)}
+        with torch.no_grad(), interpolation_weights(inti, fixed) as maps:
+            logits = inti(clip[None])[0]
+        pair = maps[site - 1][0, -2:, 1:].mean(1)
+        best = int(logits.argmax())
+        assert explorer.text.value == (
+            f"<code>site {site} pair {2 - site}: mean weight first {pair[0]:.4f}, second {pair[1]:.4f}; cascade sums to 1.0000; "
+            f"{NAMES[best]} {float(logits[best]):.4f}</code>")
+
+
+def test_offsets_by_hand_equal_a_model_with_these_offsets(motion, clip):
+    explorer = explore_offsets(motion, clip, NAMES)
+    choice = explorer.children[0].children[-1]
+    explorer.set(head_0=2, head_5=-3)
+    other = made("zeroi2v-mini-motion", temporal=i2v.TemporalConfig((2, 1, 0, 0, 0, -3, 0, 0), True))
+    with torch.no_grad():
+        logits = other(clip[None])[0]
+    assert f"{NAMES[int(logits.argmax())]} {float(logits.max()):.4f}" in explorer.text.value
+    choice.value = "all spatial"
+    assert all(explorer.controls[f"head_{i}"].value == 0 for i in range(8)) and "1 of 4 frames" in explorer.text.value
+    explorer.controls["head_3"].value = 1
+    assert choice.value == "by hand"
+
+
+def test_the_receptive_field_is_what_gradients_find(motion, clip):
+    video = clip[None].clone().requires_grad_(True)
+    for t in range(4):
+        features = motion.frame_features(video)[0, t].sum()
+        (gradient,) = torch.autograd.grad(features, video)
+        reached = {s for s in range(4) if gradient[0, s].abs().max() > 0}
+        assert reached == receptive_field((-1, 1, 0, 0, 0, 0, 0, 0), 4, 4, t)[0]
+    assert receptive_field((-1,), 8, 2, 5) == [{3, 4, 5}, {4, 5}, {5}]
+    assert receptive_field((0,), 8, 3, 5) == [{5}] * 4
+    assert receptive_field((-2,), 4, 1, 1) == [{1}, {1}], "outside of the clip a head reads its own frame"
+
+
+def test_the_scale_goes_from_the_bare_tower_to_beyond_the_trained(motion, clip):
+    explorer = explore_scale(motion, clip, NAMES)
+    for share in (0.0, 0.7, 1.5):
+        explorer.set(share=share)
+        scaled = made("zeroi2v-mini-motion", adaptation=replace(motion.config.adaptation, scale=share))
+        with torch.no_grad():
+            logits = scaled(clip[None])[0]
+        assert explorer.text.value == f"<code>s {share:.4f}: {NAMES[int(logits.argmax())]} {float(logits.max()):.4f}</code>"
+
+
+def test_what_goes_wrong_is_said_in_place_and_forgotten_when_it_is_right_again(motion, clip):
+    explorer = explore_scale(motion, clip, NAMES)
+    view, explorer.view = explorer.view, View(lambda share: 1 / 0, {})
+    explorer.controls["share"].value = 0.5
+    assert explorer.errors.outputs[0]["text"] == "ZeroDivisionError: division by zero\n"
+    with pytest.raises(ZeroDivisionError):
+        explorer.picture()
+    explorer.view = view
+    explorer.controls["share"].value = 0.6
+    assert explorer.errors.outputs == ()
+    with pytest.raises(ValueError, match="no control 'shar': allowed are share"):
+        explorer.picture(shar=1.0)
+
+
+def test_models_and_clips_that_do_not_fit_are_refused(motion, inti, clip):
+    with pytest.raises(ValueError, match=r"clip \(1, 4, 3, 48, 48\).*allowed is one clip"):
+        explore_attention(motion, clip[None])
+    with pytest.raises(ValueError, match="weighs no frames"):
+        explore_interpolation(motion, clip)
+    with pytest.raises(ValueError, match="inti compression.*allowed is one without compression"):
+        explore_offsets(inti, clip)
+    with pytest.raises(ValueError, match="no adapters: allowed is one"):
+        explore_scale(i2v.merge(motion), clip)
+    with pytest.raises(ValueError, match="2 class names: allowed is one a class, 6, or none"):
+        explore_scale(motion, clip, ("a", "b"))
+    with pytest.raises(ValueError, match="merged or dropped"):
+        explore_attention(made("tome-mini-motion"), clip)
+
+
+def test_attention_behind_a_site_is_drawn_on_fused_frames(inti, clip):
+    explorer = explore_attention(inti, clip)
+    explorer.set(layer=1, frame=3)
+    assert "frame 1 reads 1" in explorer.text.value  # four frames became two
+    explorer.set(layer=3)
+    assert "frame 0 reads 0" in explorer.text.value
+
+
+def test_a_model_in_training_stays_in_training(clip):
+    model = made("zeroi2v-mini-motion").train()
+    read_attention(model, clip)
+    explore_offsets(model, clip)
+    assert all(module.training for module in model.modules())
+
+
+# ---- pages ----
+
+def facts(page: str) -> dict:
+    return json.loads(re.search(r"DATA = (\{.*?\});\n", page).group(1))
+
+
+def test_a_page_holds_the_attention_to_half_a_step(motion, inti, clip):
+    for model in (motion, inti):
+        page, maps = attention_page(model, clip), read_attention(model, clip)
+        data = facts(page)
+        raw = zlib.decompress(base64.b64decode(data["data"]))
+        sizes = [m[..., 0].size for m in maps]
+        largest = np.frombuffer(raw[:4 * sum(sizes)], "<f4")
+        stored = np.frombuffer(raw[4 * sum(sizes):], np.uint8)
+        assert data["times"] == [len(m) for m in maps] and len(page) < 1_000_000
+        at = 0
+        for m, n in zip(maps, sizes, strict=True):
+            top = largest[at:at + n].reshape(m.shape[:3])
+            byte = stored[at * 65:(at + n) * 65].reshape(m.shape)
+            assert (top == m.max(-1)).all()
+            assert (np.abs(byte * (top / 255)[..., None] - m) <= top[..., None] / 510 + 1e-8).all()
+            at += n
+
+
+def test_a_page_of_chosen_layers_holds_them_alone_and_a_large_one_is_refused(motion, clip, monkeypatch):
+    assert facts(attention_page(motion, clip, layers=[-1]))["layers"] == [3]
+    monkeypatch.setattr("i2vlib.show.embedded.MOST", 100_000)
+    with pytest.raises(ValueError, match="0.5 million numbers.*choose fewer layers"):
+        attention_page(motion, clip)
+
+
+def test_a_page_holds_the_weights_to_16_bits(inti, clip):
+    data, maps = facts(interpolation_page(inti, clip)), read_weights(inti, clip)
+    stored = np.frombuffer(zlib.decompress(base64.b64decode(data["data"])), "<u2") / 65535
+    assert data["sites"] == [4, 2]
+    assert np.abs(stored - np.concatenate([m.ravel() for m in maps])).max() <= 0.5 / 65535 + 1e-7
+    whole = cascade([torch.from_numpy(stored[:260].reshape(1, 4, 65)), torch.from_numpy(stored[260:].reshape(1, 2, 65))])
+    assert (whole.sum(1) - 1).abs().max() < 5e-5
+    strip = Image.open(io.BytesIO(base64.b64decode(data["strip"].split(",")[1])))
+    assert strip.size == (4 * data["size"], data["size"]) and data["size"] % data["grid"] == 0
+
+
+def test_pages_have_names_of_their_own_and_no_address_and_no_open_tag(motion, clip):
+    pages = [attention_page(motion, clip, title="</script><b>") for _ in range(2)]
+    keys = [re.findall(r'data-i2v="(.*?)"', page)[0] for page in pages]
+    assert keys[0] != keys[1]
+    for page in pages:
+        assert not re.search(r"https?://|src=|import\(", page)
+        assert page.count("</script>") == 1 and page.endswith("</script>") and "<b>" not in page
+
+
+def test_quantised_rows_of_zeros_stay_zeros():
+    largest, stored = quantise(np.zeros((2, 3), np.float32))
+    assert (largest == 0).all() and (stored == 0).all()
+
+
+def test_the_rest_of_show_needs_no_ipywidgets():
+    code = "import sys; sys.modules['ipywidgets'] = None; import i2vlib.show, i2vlib.show.views, i2vlib.show.embedded"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
+
+
+def test_only_what_both_major_versions_of_ipywidgets_have_is_used():
+    """Names of widgets and traits that ipywidgets 7.7 (Colab) has too; version 8's own are tooltip=, SliderTextbox and others."""
+    import inspect
+
+    from i2vlib.show import explorers
+
+    used = set(re.findall(r"widgets\.(\w+)", inspect.getsource(explorers)))
+    assert used <= {"VBox", "HBox", "Widget", "Image", "HTML", "Output", "Layout", "ToggleButtons", "SelectionSlider", "Dropdown",
+                    "FloatSlider", "IntSlider"}
+    assert "on_submit" not in inspect.getsource(explorers) and "tooltip=" not in inspect.getsource(explorers)
+
+
+# ---- the shipped checkpoints ----
+
+@pytest.mark.parametrize("task", SHIPPED)
+def test_a_shipped_checkpoint_is_small_and_says_what_it_is(task):
+    path = ASSETS / f"{task}.safetensors"
+    info = i2v.checkpoint_info(path)
+    assert path.stat().st_size < 1_300_000
+    assert i2v.load_checkpoint(path).config == replace(i2v.PRESETS[SHIPPED[task]], tower=i2v.load_checkpoint(path).config.tower)
+    assert len(info["class_names"]) == i2v.PRESETS[SHIPPED[task]].classes and info["clip"]["size"] == 48
+
+
+def test_shipping_trains_the_preset_and_saves_it(tmp_path, monkeypatch):
+    import i2vlib.ship as module
+
+    sets = {}
+
+    def few(task, seed):
+        made_sets = original(task, seed)
+        made_sets[0].entries = made_sets[0].entries[:64]
+        sets[task] = made_sets
+        return made_sets
+
+    original = module.mini_sets
+    monkeypatch.setattr(module, "mini_sets", few)
+    path = ship("motion", tmp_path, steps=2)
+    assert path == tmp_path / "motion.safetensors" and set(sets) == {"motion"}
+    model = i2v.load_checkpoint(path)
+    assert model.config.temporal.offsets == (-1, 1, 0, 0, 0, 0, 0, 0)
+    assert any(a.up.weight.abs().max() > 0 for b in model.backbone.transformer.resblocks for a in b.adapters.values())
+    with pytest.raises(ValueError, match="'blink': allowed are motion, corrupted"):
+        ship("blink", tmp_path)
