@@ -87,7 +87,9 @@ def test_a_claim_that_a_cell_swallows_still_fails_the_run(tmp_path):
 def test_ctrl_c_ends_cleanly_with_a_page(tmp_path):
     path = notebook(tmp_path, "00_slow", "# Slow", "from pathlib import Path\nPath('started').touch()",
                     "import time\ntime.sleep(60)")
-    code = ("from pathlib import Path\nfrom i2vlib.reproduce import reproduce\nimport sys\n"
+    # a shell without job control starts what runs in its background deaf to Ctrl-C: this process is to hear it all the same
+    code = ("import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "from pathlib import Path\nfrom i2vlib.reproduce import reproduce\n"
             f"sys.exit(reproduce([Path({str(path)!r})], Path({str(tmp_path / 'out')!r})))")
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "started").exists() and process.poll() is None:
