@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from i2vlib.backbone import Attention
+from i2vlib.layers import wide
 
 Query = str | tuple[int, int]  # "class", or (row, column) of a patch
 
@@ -63,7 +64,7 @@ def _weights(block: Attention, x: Tensor, frames: int, adapters: nn.ModuleDict, 
         raise ValueError("the adapters of this model drop out at random: allowed is model.eval(), or a dropout of 0")
     q, k, _, bias = block.read(x, frames, adapters, merging)
     with torch.autocast(x.device.type, enabled=False):
-        q, k = _wide(q), _wide(k)
+        q, k = wide(q), wide(k)
         logits = (q * q.shape[-1] ** -0.5) @ k.mT  # (B·T,h,N,N)
         return (logits if bias is None else logits + bias).softmax(-1).unflatten(0, (-1, frames))
 
@@ -112,8 +113,28 @@ def on_place(maps: Tensor, mask: Tensor) -> Tensor:
     """
     if maps.ndim < 2 or mask.ndim < 2 or maps.shape[-2:] != mask.shape[-2:]:
         raise ValueError(f"maps {tuple(maps.shape)} with a mask {tuple(mask.shape)}: allowed are (..., H, W) of one H and W")
-    maps = _wide(maps)
+    maps = wide(maps)
     return (maps * mask.to(maps.dtype)).sum((-2, -1)) / maps.sum((-2, -1))
+
+
+def on_place_read(maps: Tensor, place: Tensor, offsets: Sequence[int] = ()) -> Tensor:
+    """on_place in the frame that each head reads: maps (B,T,h,H,W) with place (B,T,H,W) -> (B,T,h).
+
+        share[t,i] = on_place(maps[t,i], place[t+δ_i]), nan where t+δ_i lies outside the clip: the head reads its own frame there
+
+    place: bool, where the thing is in each frame, or 0 to 1; offsets: one int a head, () = all spatial. Raises ValueError where
+    they do not fit.
+    """
+    frames, heads = maps.shape[1:3]
+    offsets = tuple(offsets) or (0,) * heads
+    if len(offsets) != heads or place.shape != maps.shape[:2] + maps.shape[3:]:
+        raise ValueError(f"maps {tuple(maps.shape)} with place {tuple(place.shape)} and {len(offsets)} offsets: allowed are "
+                         "(B, T, h, H, W), (B, T, H, W) and one int a head or none")
+    shares = wide(maps).new_full(maps.shape[:3], torch.nan)
+    for head, offset in enumerate(offsets):
+        times = [t for t in range(frames) if 0 <= t + offset < frames]
+        shares[:, times, head] = on_place(maps[:, times, head], place[:, [t + offset for t in times]])
+    return shares
 
 
 @torch.no_grad()
@@ -144,7 +165,7 @@ def rollout(weights: Sequence[Tensor], offsets: Sequence[int] | Sequence[Sequenc
     last = sites[len(weights)] if len(weights) in sites else None
     clips, frames, _, tokens, _ = weights[-1].shape
     frames = frames if last is None else frames // 2
-    share = _wide(weights[-1]).new_zeros(clips, frames, tokens)
+    share = wide(weights[-1]).new_zeros(clips, frames, tokens)
     share[:, :, 0] = 1 / frames
     for block in reversed(range(len(weights))):
         if block + 1 in sites:
@@ -187,8 +208,3 @@ def _spread(share: Tensor, weights: Tensor, block: int) -> Tensor:
         raise ValueError(f"sites[{block}] {tuple(weights.shape)}: allowed is ({clips}, {2 * half}, {tokens}) here")
     pairs = weights.unflatten(1, (half, 2))
     return (share.unsqueeze(2) * pairs / pairs.sum(2, keepdim=True)).flatten(1, 2)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """x in float32 or wider."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

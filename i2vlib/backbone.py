@@ -8,6 +8,8 @@ names and a merged model loads back into an unmodified open_clip tower. What a m
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +19,11 @@ from i2vlib.adaptation.linear import ADAPTERS
 from i2vlib.compression.pooling import make_site
 from i2vlib.compression.tokens import Merging
 from i2vlib.config import DROPPING, HALVING, ModelConfig
+from i2vlib.layers import QuickGELU
 from i2vlib.temporal.heads import relocate_heads, shift_heads
 from i2vlib.temporal.uniformerv2 import GlobalBranch, LocalModule
 
 ADDED = frozenset(("temporal_embedding", "adapters", "temporal", "compression"))  # parts of keys that no image tower has
-
-
-class QuickGELU(nn.Module):
-    """x·σ(1.702 x), the activation that OpenAI's CLIP was trained with."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and x.requires_grad:
-            return x * torch.sigmoid(1.702 * x)
-        return torch.sigmoid(1.702 * x).mul_(x)  # one temporary fewer
 
 
 class Attention(nn.Module):
@@ -214,3 +208,15 @@ class VideoViT(nn.Module):
             raise ValueError(f"video of {video.shape[1]} frames: this model has "
                              f"{'a temporal embedding' if self.config.temporal.embedding else 'compression sites'} for "
                              f"{self.config.frames}")
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; then the training flag of each of its modules as it was, after an exception too."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

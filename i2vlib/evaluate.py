@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from i2vlib.backbone import at_rest
 from i2vlib.data.loading import bad_clips, check_labels, clip_names, load, lost_workers, name_bad_files
 
 
@@ -79,14 +80,9 @@ def evaluate(
     mine = range(rank, len(dataset), world)
     batches = [list(mine[i : i + batch_size]) for i in range(0, len(mine), batch_size)]
     bar = tqdm(total=len(mine), desc="test", unit="clip", disable=not progress or rank > 0, leave=False)
-    training = model.training
-    model.eval()
-    try:
-        with bar, torch.inference_mode(), lost_workers(lambda: f"clip {rank + world * bar.n} of the set"):
-            with closing(load(dataset, batches, workers, _device(model))) as loaded:
-                rows, bad = _score(model, dataset, loaded, bar)
-    finally:
-        model.train(training)
+    with at_rest(model), bar, torch.inference_mode(), lost_workers(lambda: f"clip {rank + world * bar.n} of the set"):
+        with closing(load(dataset, batches, workers, _device(model))) as loaded:
+            rows, bad = _score(model, dataset, loaded, bar)
     if world > 1:
         rows, bad = _gather(accelerator, rows), gather_object(bad)
     bad_files = dict(sorted(bad))

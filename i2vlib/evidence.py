@@ -8,6 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from i2vlib.backbone import at_rest
+from i2vlib.layers import wide
+
 WHERE = ("ln_1", "attn", "ln_2", "mlp", "block")  # places in a block whose output Grad-CAM can read
 REPLACEMENTS = ("previous", "grey", "mean")
 SCORES = ("logit", "log_probability")
@@ -43,10 +46,10 @@ def clip_gradcam(model: nn.Module, video: Tensor, target: int | None = None, lay
         if tokens.shape[1] != 1 + side**2:
             raise ValueError(f"{tokens.shape[1]} tokens a frame at {name}: allowed is a place that has the class token and all "
                              f"{side}·{side} patches; this model drops or merges some before it")
-        return _wide(tokens[:, 1:].unflatten(1, (side, side)).permute(3, 0, 1, 2)[None])
+        return wide(tokens[:, 1:].unflatten(1, (side, side)).permute(3, 0, 1, 2)[None])
 
     # gradients flow from the clip: frozen weights need none, and none are left behind in those that train
-    with torch.inference_mode(False), torch.enable_grad(), _at_rest(model), _gradcam(model, place, on_grid) as cam:
+    with torch.inference_mode(False), torch.enable_grad(), at_rest(model), _frozen(model), _gradcam(model, place, on_grid) as cam:
         video = video.detach().clone().requires_grad_()
         scaled = cam(video, [lambda logits: logits[_class(logits, target)]])[0]
         gradients = cam.activations_and_grads.gradients
@@ -123,10 +126,10 @@ def _drops(model: nn.Module, video: Tensor, variants: int, without: Callable[[in
         raise ValueError(f"chunk = {chunk}: allowed is 1 or more clips")
 
     def y(clips: Tensor) -> Tensor:
-        logits = _wide(model(clips))  # (B, classes)
+        logits = wide(model(clips))  # (B, classes)
         return logits if score == "logit" else logits.log_softmax(-1)
 
-    with _at_rest(model):
+    with at_rest(model):
         whole = y(video)[0]
         chosen, drops = _class(whole, target), []
         for start in range(0, variants, chunk):
@@ -151,16 +154,13 @@ def _gradcam(model: nn.Module, place: nn.Module, on_grid: Callable[[Tensor], Ten
 
 
 @contextmanager
-def _at_rest(model: nn.Module) -> Iterator[None]:
-    """In eval mode and without a parameter that asks for gradients; then all as it was, gradients kept by an optimiser too."""
-    modes = [(module, module.training) for module in model.modules()]
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for gradients; then all as it was, gradients kept by an optimiser too."""
     weights = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     try:
-        model.eval().requires_grad_(False)
+        model.requires_grad_(False)
         yield
     finally:
-        for module, training in modes:
-            module.training = training
         for p, required, gradient in weights:
             p.requires_grad_(required)
             p.grad = gradient  # the package calls zero_grad
@@ -180,8 +180,3 @@ def _class(logits: Tensor, target: int | None) -> int:
     if target is not None and not 0 <= target < len(logits):
         raise ValueError(f"target = {target}: allowed is 0 to {len(logits) - 1}, or None for the predicted class")
     return int(logits.argmax()) if target is None else target
-
-
-def _wide(x: Tensor) -> Tensor:
-    """float32 at least: NumPy, and so the package, has no bfloat16, and differences of half-precision logits are coarse."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -107,15 +107,24 @@ def weight_score(model: VideoClassifier, val_set: VideoDataset, junk: Tensor) ->
             "spread": (a[clean] - 0.5).abs().mean().item()}
 
 
+def train_mini(model: VideoClassifier, train_set: VideoDataset, preset: str, seed: int, steps: int = 0,
+               progress: bool = False) -> tuple[TrainConfig, dict]:
+    """Train a preset's model in place as its protocol and strategy say; the settings used and the summary of `train`.
+
+    steps: 0 for the protocol's. No file of the run is kept.
+    """
+    protocol = PROTOCOLS[protocol_for(preset)].train
+    config = replace(strategy_rates(preset, protocol), seed=seed, steps=steps or protocol.steps)
+    with tempfile.TemporaryDirectory() as out:
+        return config, train(model, train_set, config, out, progress=progress)
+
+
 def run(preset: str, tower: str, seed: int, steps: int = 0, progress: bool = False) -> dict:
     """Train and test one model; the row that goes into the results file. steps: 0 for the protocol's."""
-    protocol = PROTOCOLS[protocol_for(preset)]
     task = protocol_for(preset).removeprefix("mini-")
     model, (train_set, val_set) = mini_model(preset, tower, seed), mini_sets(task, seed)
-    config = replace(strategy_rates(preset, protocol.train), seed=seed, steps=steps or protocol.train.steps)
     start = time.process_time()
-    with tempfile.TemporaryDirectory() as out:
-        summary = train(model, train_set, config, out, progress=progress)
+    config, summary = train_mini(model, train_set, preset, seed, steps, progress)
     result = evaluate(model, val_set, progress=False)
     row = {"preset": preset, "tower": tower, "seed": seed, "steps": config.steps, "lr": config.lr, "top1": result.top1,
            "trainable": summary["trainable_parameters"], "cpu_seconds": round(time.process_time() - start)}

@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from i2vlib.backbone import at_rest
 from i2vlib.classifier import VideoClassifier, build_model
 from i2vlib.config import AdaptationConfig, ClipConfig
 from i2vlib.data.datasets import Entry, ListError, read_list
 from i2vlib.data.drawing import ATTRIBUTES, WIDE, draw, generator, random_scene, random_words
-from i2vlib.data.sampling import dense_indices, uniform_indices
+from i2vlib.data.sampling import view_indices
 from i2vlib.data.transforms import test_views
 from i2vlib.data.video import VideoError, VideoFile
 from i2vlib.weights import WeightsError
@@ -52,17 +53,6 @@ class Prediction:
 
 # ---- one file ----
 
-def test_indices(total: int, clip: ClipConfig) -> list[list[int]]:
-    """Frame numbers of a protocol's test: `test_clips` lists of `frames` numbers, for a video of `total` frames."""
-    views = range(clip.test_clips)
-    if clip.sampling == "dense":
-        return [dense_indices(total, clip.frames, clip.stride, view=v, views=len(views)) for v in views]
-    return [uniform_indices(total, clip.frames, view=v, views=len(views)) for v in views]
-
-
-test_indices.__test__ = False  # the name is not a test's, whatever pytest thinks
-
-
 def predict(model: nn.Module, path: str | Path, clip: ClipConfig, class_names: Sequence[str] = ()) -> Prediction:
     """The model's probabilities for the video at `path`, cut into the test views of `clip`.
 
@@ -82,17 +72,12 @@ def predict(model: nn.Module, path: str | Path, clip: ClipConfig, class_names: S
     with VideoFile(path) as video:
         total = len(video)
         _refuse_short(path, total, clip.frames)
-        indices = test_indices(total, clip)
+        indices = view_indices(total, clip)
         frames = video.frames(sum(indices, [])).unflatten(0, (len(indices), -1))  # (clips, T, H, W, 3)
     transform = test_views(clip)
     views = torch.cat([transform(f) for f in frames])  # (V, T, 3, S, S)
-    weight, training = next(model.parameters()), model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            logits = model(views.to(weight)).float()  # (V, C)
-    finally:
-        model.train(training)
+    with at_rest(model), torch.inference_mode():
+        logits = model(views.to(next(model.parameters()))).float()  # (V, C)
     if not logits.isfinite().all():
         raise ValueError("the logits are not finite: look at the model's weights and precision")
     per_view = logits.softmax(-1).cpu()

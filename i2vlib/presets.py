@@ -88,10 +88,10 @@ def _miniature() -> dict[str, ModelConfig]:
         rows[f"stdha-{data}"] = replace(plain, adaptation=linear, temporal=TemporalConfig(near))
         rows[f"embedding-{data}"] = replace(plain, adaptation=linear, temporal=TemporalConfig((), True))
     rows["stdha-far-mini-blink"] = replace(rows["stdha-mini-blink"], temporal=TemporalConfig(far))
-    return rows | _miniature_compressed()
+    return rows | _miniature_compressed(rows["zeroi2v-mini-motion"])
 
 
-def _miniature_compressed() -> dict[str, ModelConfig]:
+def _miniature_compressed(zeroi2v: ModelConfig) -> dict[str, ModelConfig]:
     """InTI and what it is compared with, 4 frames to 1 on the shipped tower; r: at equal multiply-adds.
 
     All weights are trained, also in stdha-naive, -mean and -inti (stdha-mini-motion above trains adapters). STDHA acts in the
@@ -107,9 +107,8 @@ def _miniature_compressed() -> dict[str, ModelConfig]:
     stdha = replace(rows["naive-mini-motion"], temporal=TemporalConfig(stdha_offsets(8, 3)))
     for name in ("naive", "mean", "inti"):
         rows[f"stdha-{name}-mini-motion"] = replace(stdha, compression=rows[f"{name}-mini-motion"].compression)
-    rows["zeroi2v-inti-mini-motion"] = replace(  # both papers at once: what trains merges away, but for InTI itself
-        stdha, adaptation=AdaptationConfig("linear", FOUR_ADAPTERS, scale=1.0, dropout=0.0),
-        temporal=TemporalConfig(stdha_offsets(8, 3), True), compression=rows["inti-mini-motion"].compression)
+    # both papers at once: what trains merges away, but for InTI itself
+    rows["zeroi2v-inti-mini-motion"] = replace(zeroi2v, compression=rows["inti-mini-motion"].compression)
     return rows
 
 

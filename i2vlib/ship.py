@@ -1,4 +1,4 @@
-"""Make the two small checkpoints that notebook 08 explores: ZeroI2V on `motion`, InTI on `corrupted`.
+"""The two small checkpoints that come with the package, made and loaded: ZeroI2V on `motion`, InTI on `corrupted`.
 
     python -m i2vlib.ship [--only motion] [--seed 0]     -> i2vlib/assets/{motion,corrupted}.safetensors
 
@@ -8,17 +8,15 @@ Each is one run of i2vlib.experiments with its own number of steps, one to two m
 from __future__ import annotations
 
 import argparse
-import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from i2vlib.classifier import VideoClassifier
 from i2vlib.data.mini import TASKS
-from i2vlib.experiments import mini_model, mini_sets, strategy_rates
-from i2vlib.presets import PROTOCOLS
-from i2vlib.train import train
-from i2vlib.weights import MINI_TOWER, save_checkpoint
+from i2vlib.experiments import mini_model, mini_sets, train_mini
+from i2vlib.weights import MINI_TOWER, load_checkpoint, save_checkpoint
 
 ASSETS = MINI_TOWER.parent
 SHIPPED = {"motion": "zeroi2v-mini-motion", "corrupted": "inti-mini-corrupted"}  # task -> preset
@@ -32,14 +30,24 @@ def ship(task: str, folder: str | Path = ASSETS, seed: int = 0, steps: int = 0) 
     """
     if task not in SHIPPED:
         raise ValueError(f"task {task!r}: allowed are {', '.join(SHIPPED)}")
-    preset, protocol = SHIPPED[task], PROTOCOLS[f"mini-{task}"]
-    config = replace(strategy_rates(preset, protocol.train), seed=seed, steps=steps or protocol.train.steps)
+    preset = SHIPPED[task]
     model, (train_set, _) = mini_model(preset, "mini", seed), mini_sets(task, seed)
-    with tempfile.TemporaryDirectory() as out:
-        train(model, train_set, config, out, progress=False)
+    train_mini(model, train_set, preset, seed, steps)
     path = Path(folder) / f"{task}.safetensors"
-    save_checkpoint(model.cpu(), path, clip=protocol.clip, class_names=TASKS[task].class_names)
+    save_checkpoint(model.cpu(), path, clip=train_set.clip, class_names=TASKS[task].class_names)
     return path
+
+
+def shipped(task: str) -> tuple[VideoClassifier, Tensor, Tensor, tuple[str, ...]]:
+    """The shipped checkpoint of `task` in eval mode, with all test clips (n,T,3,S,S), their labels (n,) and the class names.
+
+    The clips are rendered on first use. Raises ValueError for a task that has no shipped checkpoint.
+    """
+    if task not in SHIPPED:
+        raise ValueError(f"task {task!r}: allowed are {', '.join(SHIPPED)}")
+    items = list(mini_sets(task)[1])
+    clips, labels = torch.cat([x["video"] for x in items]), torch.tensor([int(x["label"]) for x in items])
+    return load_checkpoint(ASSETS / f"{task}.safetensors").eval(), clips, labels, TASKS[task].class_names
 
 
 def main(arguments: list[str] | None = None) -> None:

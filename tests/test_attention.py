@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import i2vlib as i2v
-from i2vlib.attention import attention_weights, frame_read, grid_side, on_place, query_maps, query_token, rollout
+from i2vlib.attention import attention_weights, frame_read, grid_side, on_place, on_place_read, query_maps, query_token, rollout
 from i2vlib.backbone import Attention
 from i2vlib.compression.weights import interpolation_weights
 from i2vlib.config import AdaptationConfig, CompressionConfig, ModelConfig, TemporalConfig, TowerConfig
@@ -230,6 +230,24 @@ def test_query_maps_and_places_by_hand():
     assert on_place(maps, corner).tolist() == [0.75, 0.0]
     assert on_place(maps, torch.stack([corner, ~corner])).tolist() == [0.75, 1.0], "a mask for each map"
     assert on_place(maps[0], corner * 0.5).item() == 0.375 and on_place(maps[0] * 0, corner).isnan()
+
+
+def test_a_head_is_measured_on_the_place_in_the_frame_that_it_reads():
+    maps = torch.rand(2, 4, 3, 3, 3, generator=torch.Generator().manual_seed(3))
+    place = torch.rand(2, 4, 3, 3, generator=torch.Generator().manual_seed(4)) < 0.5
+    got = on_place_read(maps, place, (-1, 0, 2))
+    for b in range(2):
+        for t in range(4):
+            for head, offset in enumerate((-1, 0, 2)):
+                if 0 <= t + offset < 4:
+                    inside = sum(maps[b, t, head, i, j].item() for i in range(3) for j in range(3) if place[b, t + offset, i, j])
+                    assert got[b, t, head].item() == pytest.approx(inside / maps[b, t, head].sum().item(), abs=1e-6)
+                else:
+                    assert got[b, t, head].isnan(), "outside the clip the head reads its own frame"
+    assert torch.equal(on_place_read(maps, place), on_place(maps, place[:, :, None])), "all spatial"
+    for wrong in ((maps, place, (1,)), (maps, place[:1], ()), (maps, place[:, :2], ())):
+        with pytest.raises(ValueError, match="allowed are"):
+            on_place_read(*wrong)
 
 
 def test_bad_input_is_refused():

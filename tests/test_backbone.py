@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import i2vlib as i2v
-from i2vlib.backbone import Attention, VideoViT
+from i2vlib.backbone import Attention, VideoViT, at_rest
 from i2vlib.config import ModelConfig, TemporalConfig, TowerConfig
 from i2vlib.measure import open_clip_tower
 from i2vlib.presets import TOWERS
@@ -117,3 +117,15 @@ def test_any_length_without_a_temporal_embedding_and_a_clear_error_with_one():
         random_model((-1, 1, 0, 0), True)(torch.randn(1, 7, 3, 16, 16).double())
     with pytest.raises(ValueError, match=r"allowed is \(B, T, 3, 16, 16\)"):
         model(torch.randn(1, 4, 3, 20, 20).double())
+
+
+def test_at_rest_all_is_in_eval_mode_and_then_as_it_was_module_by_module():
+    model = i2v.build_model(ModelConfig(SMALL, frames=4, classes=3)).train()
+    model.backbone.ln_pre.eval()
+    before = [module.training for module in model.modules()]
+    with at_rest(model):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == before
+    with pytest.raises(KeyboardInterrupt), at_rest(model):
+        raise KeyboardInterrupt
+    assert [module.training for module in model.modules()] == before and True in before and False in before

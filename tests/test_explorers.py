@@ -19,7 +19,7 @@ from PIL import Image
 import i2vlib as i2v
 from i2vlib.attention import frame_read
 from i2vlib.compression import cascade, interpolation_weights
-from i2vlib.ship import ASSETS, SHIPPED, ship
+from i2vlib.ship import ASSETS, SHIPPED, ship, shipped
 from i2vlib.show.board import HEAT, SHARP, Board, compact, heat, rgb, weight_colours, weight_table
 from i2vlib.show.embedded import attention_page, interpolation_page, quantise, read_attention, read_weights
 from i2vlib.show.explorers import explore_attention, explore_interpolation, explore_offsets, explore_scale
@@ -331,6 +331,15 @@ def test_a_shipped_checkpoint_is_small_and_says_what_it_is(task):
     assert path.stat().st_size < 1_300_000
     assert i2v.load_checkpoint(path).config == replace(i2v.PRESETS[SHIPPED[task]], tower=i2v.load_checkpoint(path).config.tower)
     assert len(info["class_names"]) == i2v.PRESETS[SHIPPED[task]].classes and info["clip"]["size"] == 48
+
+
+def test_the_shipped_model_comes_with_its_test_clips():
+    model, clips, labels, names = shipped("motion")
+    assert clips.shape == (384, 4, 3, 48, 48) and labels.shape == (384,) and names[0] == "moves left" and not model.training
+    with torch.no_grad():
+        assert (model(clips[:48]).argmax(1) == labels[:48]).all()
+    with pytest.raises(ValueError, match="'blink': allowed are motion, corrupted"):
+        shipped("blink")
 
 
 def test_shipping_trains_the_preset_and_saves_it(tmp_path, monkeypatch):

@@ -11,11 +11,11 @@ import torch
 from _train_victim import MODEL
 from test_video import encode, sound
 
-from i2vlib import own_video
 from i2vlib.checked import ConfigError
 from i2vlib.classifier import build_model, merge
 from i2vlib.config import FOUR_ADAPTERS, AdaptationConfig, ClipConfig
 from i2vlib.data.datasets import VideoDataset, read_list
+from i2vlib.data.sampling import view_indices
 from i2vlib.data.video import VideoError, read_clip, write_clip
 from i2vlib.evaluate import evaluate
 from i2vlib.own_video import (
@@ -316,7 +316,7 @@ def test_the_timeline_marks_the_frames_that_are_taken(tmp_path):
     path = film(tmp_path / "a.mp4", 20)
     dense = ClipConfig.from_dict(CLIP.to_dict() | {"sampling": "dense", "stride": 3, "test_clips": 2})
     figure = timeline(path, {"uniform": CLIP, "dense": dense}, title="which frames")
-    for axis, wanted in zip(figure.axes, ([[5, 15]], own_video.test_indices(20, dense)), strict=True):
+    for axis, wanted in zip(figure.axes, ([[5, 15]], view_indices(20, dense)), strict=True):
         marks = [[segment[0][0] for segment in lines.get_segments()] for lines in axis.collections]
         assert marks == wanted
         shown = [a for a in axis.artists if hasattr(a, "xyann")]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from i2vlib.data.sampling import dense_indices, uniform_indices
+from i2vlib.config import ClipConfig
+from i2vlib.data.sampling import dense_indices, uniform_indices, view_indices
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -57,6 +58,12 @@ def test_the_generator_alone_decides():
     assert uniform_indices(100, 8, jitter=rng(3)) == uniform_indices(100, 8, jitter=rng(3))
     assert uniform_indices(100, 8, jitter=rng(3)) != uniform_indices(100, 8, jitter=rng(4))
     assert dense_indices(300, 8, 16, generator=rng(3)) == dense_indices(300, 8, 16, generator=rng(3))
+
+
+def test_the_views_of_a_protocol_by_hand():
+    assert view_indices(8, ClipConfig(4)) == [[1, 3, 5, 7]]
+    assert view_indices(8, ClipConfig(2, test_clips=2)) == [[1, 5], [3, 7]]
+    assert view_indices(10, ClipConfig(2, "dense", 3, test_clips=3)) == [[0, 3], [3, 6], [6, 9]]
 
 
 @pytest.mark.parametrize("call, message", [

@@ -13,8 +13,9 @@ from PIL import Image
 import i2vlib as i2v
 from i2vlib.attention import attention_weights, frame_read, query_maps
 from i2vlib.backbone import Attention
-from i2vlib.show import attention, rollout_map, save_animation, use_style
+from i2vlib.show import attention, head_table, rollout_map, save_animation, use_style
 from i2vlib.show.attention import OTHER
+from i2vlib.show.page import LINE, Page
 
 LUMA = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
 
@@ -103,6 +104,16 @@ def test_rows_wrap_and_nothing_leaves_the_page(frames):
     assert len({round(place(a)[0], 3) for a in plain}) == min(frames, 8), "columns of at most eight"
 
 
+def test_a_page_places_its_rows_to_the_inch():
+    page = Page(5, 3, 1.5, 1.0, left=0.5, right=0.7, below=0.2, title="t", note="n", indent=0.5)
+    picture = page.picture(0, 2, 0.4, 0.5, np.zeros((4, 8, 3), np.uint8))
+    bars, (width, height) = page.bars(1, [3, 4], 0, 0.9, "words"), page.figure.get_size_inches()
+    assert np.isclose(width, 0.5 + 3 + 0.7) and np.isclose(height, 0.3 + 0.2 + 2 * 1.5 + LINE + 0.34), "note, below, rows, title"
+    assert np.allclose(place(picture), [2.5, 2.64, 3.5, 3.14]), "in the upper row, its third column"
+    assert np.allclose(place(bars), [0.5, 0.5, 2.5, 1.4]) and bars.get_xlim() == (2.5, 4.5), "as wide as its two frames"
+    assert page.done() is page.figure and not plt.get_fignums()
+
+
 def test_a_patch_query_is_framed_on_its_own_frame_alone():
     figure = attention(clip(4), weights(4), layer=0, offsets=(1, 0), query=(1, 2))
     plain, mapped = pictures_of(figure)
@@ -123,6 +134,27 @@ def test_heads_and_frames_are_chosen_and_the_scale_stays():
         for axis, head in zip(mapped, (2, 0), strict=True):
             assert np.array_equal(axis.images[1].get_array(), all_of[3 * t + head].images[1].get_array())
             assert axis.get_title() == all_of[3 * t + head].get_title()
+
+
+def test_heads_of_two_models_are_told_apart_by_their_names():
+    both = [torch.cat([weights(4)[0], weights(4, heads=1)[0]], 2)]
+    _, mapped = pictures_of(attention(clip(4), both, layer=0, heads=(2, 1), offsets=(0, -1, 1), names=("ours", "theirs")))
+    assert [axis.get_ylabel().split("\n")[0] for axis in mapped[:2]] == ["ours, δ = +1", "theirs, δ = −1"]
+    with pytest.raises(ValueError, match="3 names: allowed is one a row, 2"):
+        attention(clip(4), both, layer=0, heads=(2, 1), names=("a", "b", "c"))
+
+
+def test_a_table_of_heads_has_their_numbers_and_frames_the_relocated():
+    tables = {"before": torch.tensor([[0.1, 0.25], [1.0, 0.0]]), "after": torch.tensor([[0.5, 0.75], [0.3, 0.9]])}
+    figure = head_table(tables, offsets=[(), (0, -1)], label="share", title="x")
+    before, after = figure.axes[:2]
+    assert [t.get_text() for t in before.texts] == [".10", ".25", "1.00", ".000"] and before.get_title() == "before"
+    assert np.array_equal(np.asarray(after.images[0].get_array()), tables["after"].numpy())
+    assert not before.patches and [p.get_x() for p in after.patches] == [0.54], "a frame around head 1"
+    assert [t.get_text() for t in after.get_xticklabels()] == ["0", "1\nδ = −1"] and not plt.fignum_exists(figure.number)
+    for wrong in ([()], [(), (1,)]):
+        with pytest.raises(ValueError, match="for each of 2 tables"):
+            head_table(tables, offsets=wrong)
 
 
 def test_behind_a_site_the_fused_frames_are_drawn():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 
-from i2vlib.show import frame_importance, gradcam, patch_importance
+from i2vlib.show import frame_importance, gradcam, patch_importance, use_style
 from i2vlib.show.clips import pictures
 from i2vlib.show.evidence import AGAINST, FOR
 
@@ -114,6 +114,16 @@ def test_no_text_leaves_the_page(draw, tmp_path):
             box = text.get_window_extent(renderer)
             assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, text.get_text()
     assert (tmp_path / "figure.svg").stat().st_size > 5000
+
+
+@pytest.mark.filterwarnings("error")
+def test_saved_twice_in_the_style_of_the_course_without_a_warning(tmp_path):
+    with plt.rc_context():
+        use_style()
+        for figure in (gradcam(clip(2), torch.rand(2, 3, 4)), frame_importance(clip(2), torch.tensor([0.5, -1.0]))):
+            for name in ("a.png", "b.png"):
+                figure.savefig(tmp_path / name)
+            assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_a_clip_as_the_model_sees_it():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2vlib.config import LEVELS, CompressionConfig
+from i2vlib.layers import as_clips, patch_grid
 
 
 def interpolate(x: Tensor, weights: Tensor) -> Tensor:
@@ -39,7 +40,7 @@ class Interpolation(nn.Module):
         self.predictor = predictor
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        x = self.place(as_clips(x, frames))
+        x = self.place(paired_clips(x, frames))
         return interpolate(x, self.predictor(x)).flatten(0, 1)
 
     def place(self, x: Tensor) -> Tensor:
@@ -141,8 +142,7 @@ class WeightNetwork(nn.Module):
 
     def neighbourhood(self, x: Tensor) -> Tensor:
         """c: the patch grid through the depth-wise convolution over (T,H,W); zero for the class token. (B,T,N,C)."""
-        patches = x[:, :, 1:].unflatten(2, self.grid).permute(0, 4, 1, 2, 3)  # (B,C,T,H,W)
-        return F.pad(self.cube_conv(patches).permute(0, 2, 3, 4, 1).flatten(2, 3), (0, 0, 1, 0))
+        return F.pad(self.cube_conv(patch_grid(x, self.grid)).permute(0, 2, 3, 4, 1).flatten(2, 3), (0, 0, 1, 0))
 
 
 class PairFeature(nn.Module):
@@ -183,8 +183,8 @@ def count_parts(levels: Sequence[str], fusion: str) -> int:
     return {"sep": min(len(levels), 1 + ("token" in levels)), "add": 1, "cat": len(levels)}[fusion]
 
 
-def as_clips(x: Tensor, frames: int) -> Tensor:
+def paired_clips(x: Tensor, frames: int) -> Tensor:
     """(B·T,N,C) -> (B,T,N,C) with an even T. Raises ValueError."""
-    if frames < 2 or frames % 2 or len(x) % frames:
+    if frames % 2:
         raise ValueError(f"{len(x)} frames in clips of {frames}: allowed are whole clips of an even number of frames")
-    return x.unflatten(0, (-1, frames))
+    return as_clips(x, frames)

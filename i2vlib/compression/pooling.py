@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from i2vlib.compression.inti import Interpolation, InTI, as_clips
+from i2vlib.compression.inti import Interpolation, InTI, paired_clips
 from i2vlib.compression.tokens import STA
 from i2vlib.config import ModelConfig
 
@@ -52,7 +52,7 @@ class ConvPooling(nn.Module):
                 self.linear.bias.zero_()
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        pairs = as_clips(x, frames).unflatten(1, (-1, 2)).transpose(2, 3)  # (B,P,N,2,C)
+        pairs = paired_clips(x, frames).unflatten(1, (-1, 2)).transpose(2, 3)  # (B,P,N,2,C)
         return self.linear(pairs.flatten(3)).flatten(0, 1)
 
 

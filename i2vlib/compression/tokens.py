@@ -6,11 +6,14 @@ learn nothing, and protect the class token, which is token 0. Tensors only, no m
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from i2vlib.layers import as_clips, wide
 
 # --- ToMe ----------------------------------------------------------------------------------------------------------------
 
@@ -90,30 +93,36 @@ def assign(where: Tensor, matching: Matching) -> Tensor:
 
 
 class Merging:
-    """The record of one forward pass: how many patches each token stands for, and where every original token went.
+    """The record of one forward pass: how many patches each token stands for, and who merged into whom.
 
     x (F,N,D): the tokens at the start; remove: tokens merged away at each `apply`. size (F,N'), float32 or wider, starts as
-    ones; where (F,N) long starts as the identity.
+    ones; matchings: one for each `apply`, in order.
     """
 
     def __init__(self, x: Tensor, remove: int):
         if remove < 0:
             raise ValueError(f"remove = {remove}: allowed is 0 or more tokens a merge")
         self.remove, self.keys = remove, None  # keys: what the block's attention leaves for `apply`
-        self.size = torch.ones(x.shape[:2], dtype=_wide(x), device=x.device)
-        self.where = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
+        self.size = wide(x.new_ones(x.shape[:2]))
+        self.tokens, self.matchings = x.shape[1], []
+
+    @property
+    def where(self) -> Tensor:
+        """Where every original token went: its current place, (F,N) long. At the start the identity."""
+        start = torch.arange(self.tokens, device=self.size.device).expand(len(self.size), -1)
+        return reduce(assign, self.matchings, start)
 
     def log_size(self, dtype: torch.dtype | None = None) -> Tensor:
         """(F,1,1,N'): added to the attention logits, it makes a token that stands for s patches count s times (ToMe eq. 1)."""
         return self.size.log().to(dtype or self.size.dtype)[:, None, None]
 
     def apply(self, x: Tensor, keys: Tensor) -> Tensor:
-        """Match by keys (F,N',C) and merge x (F,N',D); size and where follow."""
+        """Match by keys (F,N',C) and merge x (F,N',D); size and matchings follow."""
         if x.shape[:2] != keys.shape[:2]:
             raise ValueError(f"x {tuple(x.shape)} with keys {tuple(keys.shape)}: allowed is one key a token")
         matching = match(keys, self.remove)
         x, self.size = merge_tokens(x, self.size, matching)
-        self.where = assign(self.where, matching)
+        self.matchings.append(matching)
         return x
 
 
@@ -132,7 +141,7 @@ def accumulated_similarity(x: Tensor) -> Tensor:
 
     x (B,T,P,D), patches without the class token -> (B,T,P), float32 or wider; the mean over a frame is 1.
     """
-    return _sweep(x, torch.zeros(x.shape[:-1], dtype=_wide(x), device=x.device), 0)[0]
+    return _sweep(x, wide(x.new_zeros(x.shape[:-1])), 0)[0]
 
 
 @torch.no_grad()
@@ -158,7 +167,7 @@ def select(x: Tensor, remove: int, keys: Tensor | None = None) -> Tensor:
         raise ValueError(f"x {tuple(x.shape)} with keys {tuple(keys.shape)}: allowed is one key a token")
     if remove == 0:
         return torch.arange(x.shape[2], device=x.device).expand(x.shape[:3])
-    magnitude = x[:, :, 1:].abs().sum(dim=-1, dtype=_wide(x))  # (B, T, P)
+    magnitude = x[:, :, 1:].abs().sum(dim=-1, dtype=wide(x[:0]).dtype)  # (B, T, P); no wide copy of x
     low, high = magnitude.aminmax(dim=-1, keepdim=True)
     importance = (magnitude - low) / (high - low).clamp_min(torch.finfo(magnitude.dtype).tiny)
     kept = _sweep((x if keys is None else keys)[:, :, 1:], importance, remove)[1]
@@ -218,9 +227,7 @@ class STA(nn.Module):
 
     def keep(self, x: Tensor, frames: int, keys: Tensor | None = None) -> Tensor:
         """The tokens kept, (B, T, N-remove) long, ascending; x (B·T,N,D), keys (B·T,N,C) or None to compare x itself."""
-        if frames < 1 or len(x) % frames:
-            raise ValueError(f"{len(x)} frames do not make whole clips of {frames} frames")
-        clips = [None if y is None else y.unflatten(0, (-1, frames)) for y in (x, keys)]
+        clips = [None if y is None else as_clips(y, frames) for y in (x, keys)]
         if not self.reverse:
             return select(clips[0], self.remove, clips[1])
         return select(clips[0].flip(1), self.remove, None if keys is None else clips[1].flip(1)).flip(1)
@@ -237,11 +244,6 @@ def sta_multiply_adds(frames: int, tokens: int, width: int) -> int:
     """
     patches = tokens - 1
     return (frames - 1) * patches**2 * width + (patches + 1) // 2 * (patches // 2) * width
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    """The dtype for sizes and sums: half precision would round them."""
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _rows(index: Tensor, tokens: int) -> Tensor:

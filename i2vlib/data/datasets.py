@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from i2vlib.config import ClipConfig
-from i2vlib.data.sampling import dense_indices, uniform_indices
+from i2vlib.data.sampling import dense_indices, uniform_indices, view_indices
 from i2vlib.data.transforms import test_views, train_transform
 from i2vlib.data.video import VideoError, VideoFile
 
@@ -145,10 +145,7 @@ class VideoDataset(Dataset):
         return video[None], label
 
     def _test_item(self, index: int) -> Tensor:
-        clip, views = self.clip, self.clip.test_clips
-        frames = self._frames(index, lambda total: [
-            dense_indices(total, clip.frames, clip.stride, view=v, views=views) if clip.sampling == "dense"
-            else uniform_indices(total, clip.frames, view=v, views=views) for v in range(views)])
+        frames = self._frames(index, lambda total: view_indices(total, self.clip))
         return torch.cat([self._transform(f) for f in frames])
 
     def _frames(self, index: int, choose: Choice) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from i2vlib.config import ClipConfig
+
 
 def uniform_indices(total: int, frames: int, *, jitter: torch.Generator | None = None, view: int = 0,
                     views: int = 1) -> list[int]:
@@ -37,6 +39,14 @@ def dense_indices(total: int, frames: int, stride: int, *, generator: torch.Gene
     else:
         start = last // 2 if views == 1 else round(last * view / (views - 1))
     return [(start + i * stride) % total for i in range(frames)]
+
+
+def view_indices(total: int, clip: ClipConfig) -> list[list[int]]:
+    """Frame numbers of a protocol's test: `test_clips` lists of `frames` numbers, for a video of `total` frames."""
+    views = clip.test_clips
+    if clip.sampling == "dense":
+        return [dense_indices(total, clip.frames, clip.stride, view=v, views=views) for v in range(views)]
+    return [uniform_indices(total, clip.frames, view=v, views=views) for v in range(views)]
 
 
 def _check(total: int, frames: int, view: int, views: int) -> None:

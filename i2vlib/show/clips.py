@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -58,3 +59,15 @@ def pictures(clip: Tensor) -> Tensor:
         clip = clip.detach().cpu().float() * torch.tensor(CLIP_STD).view(3, 1, 1) + torch.tensor(CLIP_MEAN).view(3, 1, 1)
         return (clip.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
     raise ValueError(f"clip {tuple(clip.shape)} {clip.dtype}: allowed is (T, H, W, 3) uint8 or (T, 3, H, W) float")
+
+
+def frames_fused(frames: np.ndarray, count: int) -> np.ndarray:
+    """Frames (T,H,W,3) uint8 averaged in `count` groups of neighbours: how frames behind a site are drawn."""
+    if count == len(frames):
+        return frames
+    return frames.reshape(count, -1, *frames.shape[1:]).mean(1).round().astype(np.uint8)
+
+
+def signed(offset: int) -> str:
+    """An offset in frames in words: -1 as "−1", 1 as "+1", 0 as "0"."""
+    return f"{offset:+d}".replace("-", "−") if offset else "0"

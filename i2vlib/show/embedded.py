@@ -12,8 +12,7 @@ import io
 import json
 import secrets
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from i2vlib.attention import attention_weights, grid_side
-from i2vlib.compression.weights import interpolation_weights
+from i2vlib.backbone import at_rest
+from i2vlib.compression.weights import cascade, interpolation_weights
 from i2vlib.show.board import weight_table
 from i2vlib.show.clips import pictures
 
@@ -42,7 +42,7 @@ def clip_for(model: nn.Module, clip: Tensor) -> Tensor:
 
 def read_attention(model: nn.Module, clip: Tensor, layers: Sequence[int] | None = None) -> list[np.ndarray]:
     """The attention of the chosen layers (all) on one clip: (T',h,N,N) float32 each, rows are queries."""
-    with torch.no_grad(), _resting(model), attention_weights(model, layers) as maps:
+    with torch.no_grad(), at_rest(model), attention_weights(model, layers) as maps:
         model(clip_for(model, clip))
     found = [m[0].float().cpu().numpy() for m in maps if m is not None]
     for m in found:
@@ -52,7 +52,7 @@ def read_attention(model: nn.Module, clip: Tensor, layers: Sequence[int] | None 
 
 def read_weights(model: nn.Module, clip: Tensor) -> list[np.ndarray]:
     """The interpolation weights of every site on one clip: (T,N), (T/2,N), ... float32."""
-    with torch.no_grad(), _resting(model), interpolation_weights(model) as maps:
+    with torch.no_grad(), at_rest(model), interpolation_weights(model) as maps:
         model(clip_for(model, clip))
     return [m[0].float().cpu().numpy() for m in maps]
 
@@ -63,35 +63,27 @@ def head_offsets(model: nn.Module) -> list[tuple[int, ...]]:
     return [block.offsets or (0,) * block.heads for block in blocks]
 
 
-def frames_fused(frames: np.ndarray, count: int) -> np.ndarray:
-    """Frames (T,S,S,3) uint8 averaged in `count` groups of neighbours: how frames behind a site are drawn."""
-    if count == len(frames):
-        return frames
-    return frames.reshape(count, -1, *frames.shape[1:]).mean(1).round().astype(np.uint8)
+def most_concentrated(maps: Sequence[np.ndarray], offsets: Sequence[Sequence[int]]) -> tuple[int, int, int, int]:
+    """(layer, head, frame, query) of the largest weight on one patch that a relocated head has in a frame not its own.
 
-
-def signed(offset: int) -> str:
-    """-1 as "−1", 1 as "+1"."""
-    return f"{offset:+d}".replace("-", "−") if offset else "0"
-
-
-@contextmanager
-def _resting(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; then each of its modules as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    maps: of each layer (T',h,N,N); offsets: of each layer (h,). The query is a token, 0 the class token. Where no head is
+    relocated, or every offset leads out of the clip, all heads take part.
+    """
+    reached = [np.array([[bool(o) and 0 <= t + o < len(m) for o in own] for t in range(len(m))])
+               for m, own in zip(maps, offsets, strict=True)]  # (T',h)
+    every = not any(r.any() for r in reached)
+    peaks = [np.where((r | every)[..., None], m[..., 1:].max(-1), -1) for m, r in zip(maps, reached, strict=True)]  # (T',h,N)
+    layer = int(np.argmax([p.max() for p in peaks]))
+    frame, head, query = (int(i) for i in np.unravel_index(peaks[layer].argmax(), peaks[layer].shape))
+    return layer, head, frame, query
 
 
 # ---- pages ----
 
 def attention_page(model: nn.Module, clip: Tensor, *, layers: Sequence[int] | None = None, title: str = "") -> str:
-    """Hover over a patch of any frame: its attention, on the frame that the head reads, in every head of every layer.
+    """Point at a patch of any frame: its attention, on the frame that the head reads, in every head of every layer.
 
+    The page opens with the query and head of `most_concentrated`; pointer, finger and keys choose others, as it says itself.
     clip (T,3,S,S) float, as the model sees it; layers: which to embed, all if left out. Each row of attention (one query of one
     head) is kept as bytes, 255 for its largest number: a number is off by that row's largest / 510 at most. Returns the
     fragment. Raises ValueError where tokens have no places, or for more than MOST numbers: choose fewer layers.
@@ -106,9 +98,10 @@ def attention_page(model: nn.Module, clip: Tensor, *, layers: Sequence[int] | No
     maps = read_attention(model, clip, chosen)
     largest, packed = zip(*(quantise(m) for m in maps), strict=True)
     data = b"".join(m.astype("<f4").tobytes() for m in largest) + b"".join(m.tobytes() for m in packed)
+    layer, head, frame, query = most_concentrated(maps, [offsets[i] for i in chosen])
     return _page("explore_attention.js", clip, config.tower.grid, title or "Attention of every head", {
         "layers": chosen, "offsets": [offsets[i] for i in chosen], "times": [len(m) for m in maps],
-        "heads": config.tower.heads, "data": _pack(data)})
+        "heads": config.tower.heads, "open": [layer, head, frame * len(clip) // len(maps[layer]), query], "data": _pack(data)})
 
 
 def quantise(attention: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -119,16 +112,19 @@ def quantise(attention: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def interpolation_page(model: nn.Module, clip: Tensor, *, title: str = "") -> str:
-    """Hover over a place: its weights in the pair of every site, its cascade over the input frames, and what is fused there.
+    """Point at a place: its weights in the pair of every site, its cascade over the input frames, and what is fused there.
 
+    The page opens with the place where one frame weighs most in the last.
     clip (T,3,S,S) float. Weights are kept in 16 bits, off by 8e-6 at most. Returns the fragment. Raises ValueError where the
     model weighs no frames.
     """
     maps = read_weights(model, clip)
-    table = weight_table()
+    way = cascade([torch.from_numpy(m)[None] for m in maps])[0, :, 1:]  # (T,N-1)
+    frame, place = divmod(int(way.argmax()), way.shape[1])
     data = b"".join((m.clip(0, 1) * 65535).round().astype("<u2").tobytes() for m in maps)
     return _page("explore_interpolation.js", clip, model.config.tower.grid, title or "Whose token is kept, at every place", {
-        "sites": [len(m) for m in maps], "data": _pack(data), "colours": base64.b64encode(table.tobytes()).decode()})
+        "sites": [len(m) for m in maps], "open": [frame >> len(maps), place], "data": _pack(data),
+        "colours": base64.b64encode(weight_table().tobytes()).decode()})
 
 
 def _page(script: str, clip: Tensor, grid: int, title: str, data: dict) -> str:

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
 from i2vlib.config import ClipConfig
+from i2vlib.data.sampling import view_indices
 from i2vlib.data.video import VideoFile
-from i2vlib.own_video import Prediction, test_indices
+from i2vlib.own_video import Prediction
 
 THUMBNAILS = 8  # a row holds no more that can still be recognised
 WIDTH = 8.0  # inches
@@ -28,7 +29,7 @@ def timeline(path: str | Path, samplings: Mapping[str, ClipConfig], *, title: st
     names, rows = list(samplings), []
     with VideoFile(path) as video:
         for name in names:
-            indices = test_indices(len(video), samplings[name])
+            indices = view_indices(len(video), samplings[name])
             places = np.linspace(0, len(indices[0]) - 1, min(len(indices[0]), THUMBNAILS)).round().astype(int)
             shown = [(indices[0][t], t) for t in sorted(set(places.tolist()))]
             rows.append((len(video), indices, shown, video.frames([number for number, _ in shown]).numpy()))

@@ -19,8 +19,8 @@ from i2vlib.adaptation.linear import LinearAdapter
 from i2vlib.attention import frame_read, query_token
 from i2vlib.compression.weights import cascade, fuse_frames, interpolation_weights
 from i2vlib.show.board import FIRST, HEAT, PALE, SECOND, Board, heat, heat_scale, weight_colours
-from i2vlib.show.clips import pictures
-from i2vlib.show.embedded import clip_for, frames_fused, head_offsets, read_attention, read_weights, signed
+from i2vlib.show.clips import frames_fused, pictures, signed
+from i2vlib.show.embedded import clip_for, head_offsets, read_attention, read_weights
 
 WIDTH = 860  # of every picture, points
 LEARNED = "as learned"
@@ -61,8 +61,7 @@ def attention_view(model: nn.Module, clip: Tensor) -> View:
         name = "class token" if token == 0 else f"patch ({row}, {column})"
         board.text(4, 0, f"Layer {layer}, head {head} (δ = {signed(offsets[layer][head])}): the {name} of frame {t} looks at "
                    f"frame {read[head]}", 13)
-        lines = {read[head]: HEAT} | {t: FIRST}
-        board.film(films, 4, 26, WIDTH - 8, 64, lines, "t = {}" if group == 1 else "fused {}")
+        board.film(films, 4, 26, WIDTH - 8, 64, {read[head]: HEAT} | {t: FIRST}, "t = {}" if group == 1 else "fused {}")
         side, top = 288, 136
         board.text(4, top - 20, f"the query, in frame {t}", 11, FIRST)
         board.picture(films[t], 4, top, side, FIRST)
@@ -84,9 +83,8 @@ def attention_view(model: nn.Module, clip: Tensor) -> View:
         return board.png(), (f"layer {layer} head {head} offset {offsets[layer][head]:+d} frame {t} reads {read[head]}: most on "
                              f"({best // grid}, {best % grid}), {most:.4f}; class token {weights[head, 0]:.4f}")
 
-    middle = grid // 2
     return View(draw, {"frame": (0, len(shown) - 1, len(shown) // 2), "layer": (0, len(maps) - 1, 0), "head": (0, heads - 1, 0),
-                       "row": (0, grid - 1, middle), "column": (0, grid - 1, middle)})
+                       "row": (0, grid - 1, grid // 2), "column": (0, grid - 1, grid // 2)})
 
 
 # ---- interpolation ---------------------------------------------------------------------------------------------------
@@ -146,11 +144,9 @@ def interpolation_view(model: nn.Module, clip: Tensor, class_names: Sequence[str
         board.text(4, 292 + side + 22, "mean weight of the frame below its map", 10)
         scale = [(0, "0"), (0.5, "the mean's"), (1, "1")]
         board.colour_bar(xs[-1] + side + 16, 300, 72, weight_colours(np.linspace(0, 1, 64)), scale)
-        every = extremes(site - 1)
-        chosen = every.max(0).values.topk(min(bars, len(names))).indices.sort().values.tolist()
-        edge = every[:, chosen]
-        board.bars(585, 26, WIDTH - 590, [(names[i], float(now[1][i]), float(learned[1][i])) for i in chosen],
-                   (float(edge.min()), float(edge.max())), "logits (tick: as learned)", label=92)
+        chosen, limits = _highest(extremes(site - 1), bars)
+        board.bars(585, 26, WIDTH - 590, [(names[i], float(now[1][i]), float(learned[1][i])) for i in chosen], limits,
+                   "logits (tick: as learned)", label=92)
         best = int(now[1].argmax())
         whole = float(total.sum(1).mean()) / (len(shown) >> sites)
         return board.png(), (f"site {site} pair {pair}: mean weight first {w[0].mean():.4f}, second {w[1].mean():.4f}; cascade "
@@ -191,20 +187,17 @@ def offsets_view(model: nn.Module, clip: Tensor, class_names: Sequence[str] = ()
         with torch.no_grad():
             return model(video)[0].float().cpu()
 
-    every = torch.stack([run(s) for s in settings.values()])
-    chosen = every.max(0).values.topk(min(bars, len(names))).indices.sort().values.tolist()
-    limits = float(every[:, chosen].min()), float(every[:, chosen].max())
+    chosen, limits = _highest(torch.stack([run(s) for s in settings.values()]), bars)
 
     def draw(frame: int, **given: int) -> tuple[bytes, str]:
         offsets = tuple(given[f"head_{i}"] for i in range(heads))
-        logits, reached = run(offsets), receptive_field(offsets, frames, len(blocks), frame)
+        logits, before, reached = run(offsets), run(trained), receptive_field(offsets, frames, len(blocks), frame)
         board = Board(WIDTH, 145 + 44 * max(len(blocks) + 1, len(chosen) // 2))
         board.text(4, 0, "Offsets by head: " + " ".join(map(signed, offsets)), 13)
         side, xs = board.film(shown, 70, 26, 440, 72, {t: HEAT for t in reached[0]})
         top, gap = 26 + side + 62, 44
         board.text(70, top - 30, f"frames that reach frame {frame} after the last layer, through {len(blocks)} layers", 11)
-        depths = range(len(blocks) + 1)
-        for depth in depths:  # the last layer on top
+        for depth in range(len(blocks) + 1):  # the last layer on top
             y = top + (len(blocks) - depth) * gap
             board.text(62, y + 10, "input" if depth == 0 else f"layer {depth - 1}", 10, anchor="rm")
             for t, x in enumerate(xs):
@@ -213,7 +206,6 @@ def offsets_view(model: nn.Module, clip: Tensor, class_names: Sequence[str] = ()
                     source = xs[frame_read(t, offset, frames)] + side / 2
                     board.line([(middle, y + 20), (source, y + gap)], HEAT if source != middle else "#777777", 1.5)
                 board.box(x + side * 0.2, y, side * 0.6, 20, PALE, 1, HEAT if t in reached[depth] else "white")
-        before = run(trained)
         board.bars(560, 26, WIDTH - 565, [(names[i], float(logits[i]), float(before[i])) for i in chosen], limits,
                    "logits (tick: as trained)")
         best = int(logits.argmax())
@@ -257,8 +249,7 @@ def scale_view(model: nn.Module, clip: Tensor, class_names: Sequence[str] = (), 
         with torch.no_grad():
             rows.append(model(video)[0].float().cpu())
     logits, whole = torch.stack(rows), min(range(points), key=lambda i: abs(shares[i] - 1))
-    chosen = logits.max(0).values.topk(min(bars, len(names))).indices.sort().values.tolist()
-    limits = float(logits[:, chosen].min()), float(logits[:, chosen].max())
+    chosen, limits = _highest(logits, bars)
 
     def draw(share: float) -> tuple[bytes, str]:
         now = min(range(points), key=lambda i: abs(shares[i] - share))
@@ -301,3 +292,9 @@ def _names(model: nn.Module, class_names: Sequence[str]) -> list[str]:
     if class_names and len(class_names) != classes:
         raise ValueError(f"{len(class_names)} class names: allowed is one a class, {classes}, or none")
     return list(class_names) or [f"class {i}" for i in range(classes)]
+
+
+def _highest(logits: Tensor, bars: int) -> tuple[list[int], tuple[float, float]]:
+    """Of logits (n,classes): the `bars` classes that rise highest in any row, in order, and the least and most of theirs."""
+    chosen = logits.max(0).values.topk(min(bars, logits.shape[1])).indices.sort().values.tolist()
+    return chosen, (float(logits[:, chosen].min()), float(logits[:, chosen].max()))

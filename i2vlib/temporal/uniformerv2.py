@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from i2vlib.layers import QuickGELU, as_clips, patch_grid
+
 
 class LocalModule(nn.Module):
     """x + U·w(V·BatchNorm(x)) on patch tokens: each place sees one frame back and one ahead (UniFormerV2, local MHRA).
@@ -27,7 +29,7 @@ class LocalModule(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        clips = whole_clips(x, frames)
+        clips = len(as_clips(x, frames))
         patches = x[:, 1:]
         hidden = self.down(self.norm(patches.flatten(0, 1))).view(clips, frames, patches.shape[1], -1)  # (B, T, N-1, h)
         # no kernel mixes places, so the image's two axes stay one; the permuted view is channels-last already: nothing is copied
@@ -56,7 +58,7 @@ class GlobalModule(nn.Module):
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))  # rows q, k, v
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
-        self.c_fc = nn.Linear(width, 4 * width)
+        self.c_fc, self.gelu = nn.Linear(width, 4 * width), QuickGELU()
         self.c_proj = nn.Linear(4 * width, width)
         for weight in (self.in_proj_weight, self.c_fc.weight):
             nn.init.xavier_uniform_(weight)
@@ -65,18 +67,17 @@ class GlobalModule(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, query: Tensor, x: Tensor, frames: int, grid: tuple[int, int] | None = None) -> Tensor:
-        clips = whole_clips(x, frames)
+        clips = len(as_clips(x, frames))
         if query.shape != (clips, 1, x.shape[-1]):
             raise ValueError(f"query {tuple(query.shape)} for {clips} clip(s) of width {x.shape[-1]}: allowed is "
                              f"({clips}, 1, {x.shape[-1]})")
         if self.position is not None:
-            places = self.position(patch_grid(x, frames, grid)).permute(0, 2, 3, 4, 1)  # (B, T, H, W, D)
+            places = self.position(patch_grid(as_clips(x, frames), grid)).permute(0, 2, 3, 4, 1)  # (B, T, H, W, D)
             x = torch.cat([x[:, :1], x[:, 1:] + places.reshape(len(x), -1, x.shape[-1])], dim=1)
         tokens = self.ln_tokens(x).view(clips, -1, x.shape[-1])  # (B, T·N, D)
         read = cross_attention(self.ln_query(query), tokens, self.in_proj_weight, self.in_proj_bias, self.heads)
         query = query + self.out_proj(read)
-        hidden = self.c_fc(self.ln_mlp(query))
-        return query + self.c_proj(hidden * torch.sigmoid(1.702 * hidden))
+        return query + self.c_proj(self.gelu(self.c_fc(self.ln_mlp(query))))
 
 
 class GlobalBranch(nn.Module):
@@ -120,24 +121,6 @@ def cross_attention(query: Tensor, tokens: Tensor, weight: Tensor, bias: Tensor,
     k, v = F.linear(tokens, weight[width:], bias[width:]).chunk(2, dim=-1)
     q, k, v = (y.unflatten(-1, (heads, -1)).transpose(1, 2) for y in (q, k, v))  # (B, h, M or L, d)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-
-
-def patch_grid(x: Tensor, frames: int, grid: tuple[int, int] | None) -> Tensor:
-    """The patch tokens of x (B·T, N, D) on their grid, a view (B, D, T, H, W). Raises ValueError where H·W is not N-1."""
-    if grid is None or grid[0] * grid[1] != x.shape[1] - 1:
-        raise ValueError(f"grid {grid} for {x.shape[1]} tokens a frame, the class token among them: allowed is (H, W) with "
-                         f"H·W = {x.shape[1] - 1}")
-    # channels lie innermost, as PyTorch's channels-last convolution wants them: 4 times as fast as on a contiguous copy
-    return x[:, 1:].unflatten(0, (-1, frames)).unflatten(2, tuple(grid)).permute(0, 4, 1, 2, 3)
-
-
-def whole_clips(x: Tensor, frames: int) -> int:
-    """The number of clips B in x (B·T, N, D). Raises ValueError where the batch is not whole clips of T = `frames`."""
-    if x.ndim != 3 or not x.shape[1]:
-        raise ValueError(f"x {tuple(x.shape)}: allowed is (B·T, N, D) with a class token in front")
-    if frames < 1 or len(x) % frames:
-        raise ValueError(f"{len(x)} frames do not make whole clips of {frames} frames")
-    return len(x) // frames
 
 
 def local_width(width: int) -> int:

