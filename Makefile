@@ -9,12 +9,13 @@ NAMES  := python3 python3.13 python3.12 python3.11 python3.10
 # 04 and 06 train a model: tests/test_notebooks.py runs them with small parameters instead.
 NBVAL  := $(filter-out notebooks/04_% notebooks/06_%,$(wildcard notebooks/[0-9]*.ipynb))
 
-.PHONY: help reproduce test lab bench experiments badges clean
+.PHONY: help reproduce test lab site bench experiments badges clean
 
 help:
 	@echo "make reproduce    run the notebooks in order, write build/reproduce/index.html"
 	@echo "make test         lint, unit tests, notebooks"
 	@echo "make lab          open the course in JupyterLab"
+	@echo "make site         write the course as web pages, build/site/index.html"
 	@echo "make bench        time the merged model against the plain tower and open_clip's, InTI against naive"
 	@echo "make experiments  run the longer experiments whose cached results the notebooks show"
 	@echo "make badges REPO=you/fork   point the Colab badges and setup cells at a GitHub repository"
@@ -32,6 +33,9 @@ test: $(READY)
 
 lab: $(READY)
 	$(PY) -m jupyterlab $(LAB_FLAGS) $(firstword $(wildcard notebooks/00_*.ipynb))
+
+site: $(READY)
+	$(PY) -m i2vlib.site
 
 bench: $(READY)
 	$(PY) -m i2vlib.measure

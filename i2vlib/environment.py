@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DEVELOPMENT = {"jupyterlab", "nbval", "playwright", "pytest", "ruff"}  # Colab needs none of them
+DEVELOPMENT = {"furo", "jupyterlab", "myst-nb", "nbval", "playwright", "pytest", "ruff", "sphinx"}  # Colab needs none of them
 FROZEN = ("torch", "torchvision", "numpy", "ipywidgets")  # what Colab's own runtime is built on
 REPOSITORY = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+)")
 

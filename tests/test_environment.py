@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from i2vlib import environment
-from i2vlib.environment import ROOT, SetupError, install_missing, make_venv, missing_requirements, set_repository
+from i2vlib.environment import DEVELOPMENT, ROOT, SetupError, install_missing, make_venv, missing_requirements, set_repository
 
 
 @pytest.fixture
@@ -156,3 +159,114 @@ def test_every_public_name_is_there():
 
     assert all(getattr(i2vlib, name) is not None for name in i2vlib.__all__)
     assert i2vlib.temporal.shift_heads and i2vlib.data.__name__ == "i2vlib.data"
+
+
+# ---- Colab, for real: its versions in an environment of its own, the setup cell run there, pip freeze before and after ----
+
+# Reported for Colab in August 2026: torch, torchvision, numpy, matplotlib 3.10, ipywidgets, timm. The versions of the rest are
+# assumed, read from no runtime. METADATA is what is large: pip sees its names and versions, but not what it requires itself.
+METADATA = {"torch": "2.11.0+cu128", "torchvision": "0.26.0", "timm": "1.0.28", "opencv-python": "4.12.0.88",
+            "opencv-python-headless": "4.12.0.88", "scikit-learn": "1.6.1", "scipy": "1.16.2", "matplotlib": "3.10.0",
+            "tensorboard": "2.19.0", "accelerate": "1.10.1", "pillow": "11.3.0"}
+INSTALLED = {"numpy": "2.1.3", "ipywidgets": "7.7.1", "ipykernel": "6.17.1", "ipython": "7.34.0", "tqdm": "4.67.1",
+             "safetensors": "0.6.2", "packaging": "25.0", "nbconvert": "7.16.6"}
+CELL = """
+import sys, types
+sys.modules["google.colab"] = types.ModuleType("google.colab")
+exec(open(sys.argv[1]).read())
+from i2vlib.environment import missing_requirements
+print("still missing:", missing_requirements((root / "requirements.txt").read_text()))
+"""
+
+
+class Colab:
+    """A virtual environment and its pip. Nothing of this process's settings for Python reaches it."""
+
+    def __init__(self, folder: Path):
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        self.python = folder / "bin" / "python"
+        self.packages = next(folder.glob("lib/python*/site-packages"))
+
+    def run(self, *arguments, cwd: Path | None = None, **variables) -> subprocess.CompletedProcess:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+        return subprocess.run([self.python, *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
+                              env={**kept, "PYTHONDONTWRITEBYTECODE": "1", "PIP_NO_COMPILE": "1", **variables})
+
+    def pip(self, *arguments) -> str:
+        done = self.run("-m", "pip", *arguments)
+        assert done.returncode == 0, f"pip {arguments}:\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def freeze(self) -> set[str]:
+        return set(self.pip("freeze", "--all").split("\n")) - {""}
+
+    def pretend(self, name: str, version: str) -> None:
+        """Installed for pip, though nothing of it is there but its name and version."""
+        info = self.packages / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (info / "INSTALLER").write_text("pip\n")
+        (info / "RECORD").write_text("".join(f"{info.name}/{file},,\n" for file in ("METADATA", "INSTALLER", "RECORD")))
+
+
+@pytest.fixture
+def colab(tmp_path):
+    folder = tmp_path / "colab"
+    yield Colab(folder)
+    shutil.rmtree(folder)  # half a gigabyte
+
+
+def wheel(folder: Path, name: str, version: str, requires: str = "") -> None:
+    """A package without a file, for pip to choose or to leave."""
+    info = f"{name}-{version}.dist-info"
+    need = f"Requires-Dist: {requires}\n" if requires else ""
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
+        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{need}")
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", "")
+
+
+def test_the_setup_cell_takes_an_older_release_rather_than_move_colabs_runtime(colab, tmp_path):
+    """Without a network: of each missing package the newest release wants more than Colab has of one frozen package."""
+    import packaging
+
+    index, repo, there = tmp_path / "index", tmp_path / "repo", METADATA | INSTALLED
+    for folder in (index, repo / "i2vlib"):
+        folder.mkdir(parents=True)
+    shutil.copytree(Path(packaging.__file__).parent, colab.packages / "packaging")  # Colab has it; this one has no index
+    shutil.copy(environment.__file__, repo / "i2vlib" / "environment.py")
+    for name in environment.FROZEN:
+        colab.pretend(name, there[name])
+        wheel(index, name, "99.0")
+        wheel(index, f"wants_{name}", "1.0", name)
+        wheel(index, f"wants_{name}", "2.0", f"{name}>=99")
+    (repo / "requirements.txt").write_text("".join(f"{name}\nwants_{name}\n" for name in environment.FROZEN))
+    before = colab.freeze()
+    done = colab.run("-c", CELL, ROOT / "notebooks" / "setup_cell.py", cwd=repo, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(index))
+    assert done.returncode == 0, done.stderr
+    assert colab.freeze() - before == {f"wants_{name}==1.0" for name in environment.FROZEN} and before <= colab.freeze()
+
+
+def test_the_setup_cell_completes_colabs_environment_and_moves_nothing_in_it(colab):
+    """From a package index, with real installations; about a minute. No index, or no numpy of Colab's there: skipped."""
+    found = colab.run("-m", "pip", "index", "versions", "numpy", "--only-binary", ":all:", "--retries", "1", "--timeout", "10")
+    if found.returncode:
+        assert "No matching distribution" in found.stderr, found.stderr
+        pytest.skip("no package index answers: " + (found.stderr.strip().splitlines() or ["no word"])[-1])
+    if INSTALLED["numpy"] not in found.stdout.replace(",", " ").split():
+        pytest.skip(f"numpy {INSTALLED['numpy']}, Colab's, has no wheel for Python {sys.version.split()[0]} on this machine")
+    for name, version in METADATA.items():
+        colab.pretend(name, version)
+    colab.pip("install", "-q", "--only-binary", ":all:", *(f"{name}=={version}" for name, version in INSTALLED.items()))
+    before = colab.freeze()
+    assert {f"{name}=={version}" for name, version in (METADATA | INSTALLED).items()} <= before
+    done = colab.run("-c", CELL, ROOT / "notebooks" / "setup_cell.py", cwd=ROOT / "notebooks")
+    assert done.returncode == 0, done.stderr
+    assert "installed: open_clip_torch" in done.stdout and "still missing: []" in done.stdout
+    after = colab.freeze()
+    assert before <= after, f"moved in Colab: {sorted(before - after)}"
+    names = {line.split("==")[0].lower().replace("-", "_") for line in after - before}
+    assert {"open_clip_torch", "av", "grad_cam", "papermill"} <= names
+    assert not {name.replace("-", "_") for name in DEVELOPMENT} & names, names
+    used = colab.run("-c", "import av, papermill, numpy; assert numpy.arange(3).sum() == 3")
+    assert used.returncode == 0, used.stderr

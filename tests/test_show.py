@@ -1,16 +1,21 @@
 import json
 import math
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from i2vlib.config import CLIP_MEAN, CLIP_STD
+from i2vlib.data.mini import TASKS
 from i2vlib.evaluate import Result
 from i2vlib.show import film, interpolation, use_style
 from i2vlib.show.clips import pictures
 from i2vlib.show.training import confusion, curves
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_film_has_a_row_a_clip_and_a_column_a_frame():
@@ -56,12 +61,40 @@ def test_the_style_is_the_courses():
         assert plt.rcParams["axes.titlelocation"] == "left"
 
 
-def test_the_opening_figure_is_drawn_from_measured_rows(tmp_path, monkeypatch):
+def test_the_opening_figure_and_animation_are_drawn_by_one_command(tmp_path, monkeypatch):
     import i2vlib.show.opening as opening
     monkeypatch.setattr(opening, "FIGURE", tmp_path / "figures" / "opening.png")
-    opening.draw_opening()
-    assert (tmp_path / "figures" / "opening.png").stat().st_size > 20_000
+    monkeypatch.setattr(opening, "ANIMATION", tmp_path / "figures" / "opening.gif")
+    opening.main()
+    assert 20_000 < (tmp_path / "figures" / "opening.png").stat().st_size < 1_500_000
+    for path in (opening.ANIMATION, ROOT / "notebooks" / "figures" / "opening.gif"):  # made now, and committed
+        with Image.open(path) as moving:
+            assert moving.n_frames == TASKS["motion"].frames and moving.info["loop"] == 0 and moving.width <= 1000
+        assert 20_000 < path.stat().st_size < 1_500_000
     plt.close("all")
+
+
+def test_the_readme_says_what_the_animations_heads_do():
+    from i2vlib.show.opening import TITLE, clearest_heads, object_place, on_left_places
+    spatial, relocated, clips = clearest_heads()
+    place, readme = object_place(clips), " ".join((ROOT / "README.md").read_text().split())
+    assert spatial.offset == 0 and relocated.offset == 1 and "in the next" in TITLE and spatial.maps.shape == (384, 4, 8, 8)
+    assert len(clips) == 384 and on_left_places(relocated, place) < 0.01 < 0.9 < min(spatial.on_place, relocated.on_place)
+    assert (f"the clearest spatial head has {spatial.on_place:.2f} of its attention to patches on the object in its own frame, "
+            f"the clearest relocated head {relocated.on_place:.2f} on the object in the next frame") in readme
+    assert f"the object covers {place.float().mean():.2f} of a frame" in readme
+
+
+def test_the_object_is_where_the_colour_is_and_what_it_left_is_counted():
+    from i2vlib.show.opening import Head, object_place, on_left_places
+    grey = torch.full((1, 2, 3, 48, 48), 0.5)
+    grey[0, 0, 1:, :6, :6] = grey[0, 1, 1:, :6, 6:12] = 0  # red: patch (0,0), then (0,1)
+    clips = (grey - torch.tensor(CLIP_MEAN).view(3, 1, 1)) / torch.tensor(CLIP_STD).view(3, 1, 1)
+    place = object_place(clips)
+    assert place.nonzero().tolist() == [[0, 0, 0, 0], [0, 1, 0, 1]]
+    maps = torch.zeros(1, 2, 8, 8)
+    maps[0, 0, 0, 0], maps[0, 0, 0, 1], maps[0, 1] = 0.1, 0.3, 1
+    assert on_left_places(Head(0, 0, 1, maps, 0.0), place) == pytest.approx(0.25)
 
 
 def test_interpolation_shows_each_site_the_cascade_and_the_fused_frame():
