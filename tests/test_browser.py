@@ -78,22 +78,26 @@ def wait_until(condition, seconds: float = 60.0):
 
 # ---- pages without a kernel ----
 
-@pytest.fixture(scope="module")
-def embedded():
-    """(attention of the motion clip, weights of the corrupted clip, both pages)."""
+def shipped(task: str, number: int):
+    """(model, clip): a shipped checkpoint, and a test clip of its task as the model sees it."""
     from i2vlib.data.mini import mini_data
     from i2vlib.data.transforms import test_views as views
     from i2vlib.data.video import read_clip
     from i2vlib.presets import PROTOCOLS
     from i2vlib.ship import ASSETS
-    from i2vlib.show.embedded import attention_page, interpolation_page, read_attention, read_weights
     from i2vlib.weights import load_checkpoint
 
-    models = [load_checkpoint(ASSETS / f"{task}.safetensors") for task in ("motion", "corrupted")]
-    clips = [views(PROTOCOLS[f"mini-{task}"].clip)(read_clip(mini_data(task) / f"val/{number:05d}.mp4", range(4)))[0]
-             for task, number in (("motion", 14), ("corrupted", 43))]
-    return (read_attention(models[0], clips[0]), read_weights(models[1], clips[1]), attention_page(models[0], clips[0]),
-            interpolation_page(models[1], clips[1]))
+    clip = views(PROTOCOLS[f"mini-{task}"].clip)(read_clip(mini_data(task) / f"val/{number:05d}.mp4", range(4)))[0]
+    return load_checkpoint(ASSETS / f"{task}.safetensors"), clip
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    """(attention of the motion clip, weights of the corrupted clip, both pages)."""
+    from i2vlib.show.embedded import attention_page, interpolation_page, read_attention, read_weights
+
+    motion, corrupted = shipped("motion", 14), shipped("corrupted", 43)
+    return read_attention(*motion), read_weights(*corrupted), attention_page(*motion), interpolation_page(*corrupted)
 
 
 def show(page, *fragments: str) -> list:
@@ -114,49 +118,211 @@ def hover(page, root, x: float, y: float) -> tuple[str, bool, float]:
     page.mouse.move(box["x"] + x, box["y"] + y)
     page.wait_for_timeout(50)
     took = canvas.evaluate("""(c, [x, y]) => {
+        c.dispatchEvent(new PointerEvent("pointerleave"));
         const box = c.getBoundingClientRect(), start = performance.now();
         c.dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + x, clientY: box.top + y, bubbles: true}));
         return performance.now() - start;
     }""", [x, y])
-    return root.query_selector(".i2v-said").inner_text(), canvas.evaluate("c => c.toDataURL()") != before, took
+    return said(root), canvas.evaluate("c => c.toDataURL()") != before, took
+
+
+def patch_at(t: int, row: int, column: int, low: bool = False) -> tuple[float, float]:
+    """Where a patch lies on the first canvas of the attention page, 1300 wide: in the upper row, or in the lower one."""
+    return 4 + 142 * t + 132 * (column + 0.5) / 8, (178 if low else 18) + 132 * (row + 0.5) / 8
+
+
+def head_at(layer: int, head: int) -> tuple[float, float]:
+    """Where a head lies on the second one."""
+    return 66 + 72 * head + 32, 54 + 88 * layer + 32
+
+
+def go(page, canvas, at: tuple[float, float], steps: int = 1) -> None:
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + at[0], box["y"] + at[1], steps=steps)
+
+
+def said(root, name: str = "said") -> str:
+    return root.query_selector(f".i2v-{name}").inner_text()
 
 
 def test_hovering_shows_attention_on_the_frame_that_is_read(page, embedded):
     attention, _, fragment, _ = embedded
     (root,) = show(page, fragment)
     keep(root, "page-attention-before")
-    said, changed, took = hover(page, root, 4 + 142 * 2 + 132 * 3.5 / 8, 18 + 132 * 5.5 / 8)  # frame 2, row 5, column 3
+    line, changed, took = hover(page, root, *patch_at(2, 5, 3))
     keep(root, "page-attention-after")
-    row = attention[0][2, 0, 1 + 5 * 8 + 3]
+    row = attention[0][2, 1, 1 + 5 * 8 + 3]
     best = int(row[1:].argmax())
-    assert changed and "layer 0, head 0, δ = −1: patch (5, 3) of frame 2 looks at frame 1, " in said
-    found = re.search(r"\): ([\d.]+) ± ([\d.]+); on the class token: ([\d.]+)", said)
+    assert changed and "layer 0, head 1, δ = +1: patch (5, 3) of frame 2 looks at frame 3, " in line
+    found = re.search(r"\): ([\d.]+) ± ([\d.]+); on the class token: ([\d.]+)", line)
     value, error, on_class = map(float, found.groups())
-    assert f"most at ({best // 8}, {best % 8})" in said
+    assert f"most at ({best // 8}, {best % 8})" in line
     assert abs(value - row[1 + best]) <= error + 5e-5 and abs(on_class - row[0]) <= error + 5e-5
     print(f"attention page: {len(fragment) / 1e6:.2f} MB, {took:.1f} ms for a patch")
     assert took < 200 * 5 and len(fragment) < 1e6
-    frame, _, _ = hover(page, root, 4 + 132 * 3.5 / 8, 18 + 132 * 5.5 / 8)  # frame 0: its head 0 has no frame before
-    assert "of frame 0 looks at frame 0" in frame
-    root.query_selector("button").click()
-    assert "the class token of frame 0" in root.query_selector(".i2v-said").inner_text()
+    frame, _, _ = hover(page, root, *patch_at(3, 5, 3))  # frame 3: its head 1 has no frame behind it
+    assert "of frame 3 looks at frame 3" in frame
 
 
-def test_hovering_over_a_head_chooses_it_and_a_click_keeps_the_patch(page, embedded):
+def test_the_attention_page_opens_where_a_relocated_head_is_most_concentrated(page, embedded):
     attention, _, fragment, _ = embedded
     (root,) = show(page, fragment)
-    top, heads = root.query_selector_all("canvas")
-    heads.scroll_into_view_if_needed()
-    box = heads.bounding_box()
-    page.mouse.move(box["x"] + 66 + 46 * 3 + 20, box["y"] + 44 + 46 * 2 + 20)  # layer 2, head 3
-    said = root.query_selector(".i2v-said").inner_text()
-    assert said.startswith("layer 2, head 3, δ = 0: patch (4, 4) of frame 2 looks at frame 2")
-    box = top.bounding_box()
-    page.mouse.click(box["x"] + 10, box["y"] + 24)  # frame 0, patch (0, 0)
-    page.mouse.move(box["x"] + 100, box["y"] + 100)
-    assert "patch (0, 0) of frame 0" in root.query_selector(".i2v-said").inner_text()
-    top.press("ArrowDown")
-    assert "patch (1, 0) of frame 0" in root.query_selector(".i2v-said").inner_text()
+    best = max((float(m[t, h, q, 1:].max()), k, h, t, q) for k, m in enumerate(attention) for h, offset in ((0, -1), (1, 1))
+               for t in range(4) if 0 <= t + offset < 4 for q in range(65))
+    value, layer, head, t, query = best
+    name = f"patch ({(query - 1) // 8}, {(query - 1) % 8})" if query else "the class token"
+    assert said(root).startswith(f"layer {layer}, head {head}, δ = {'−1' if head == 0 else '+1'}: {name} of frame {t} ")
+    assert abs(float(re.search(r"\): ([\d.]+) ±", said(root))[1]) - value) <= 6e-5
+
+
+def test_pointing_shows_a_click_keeps_and_the_way_to_the_heads_changes_nothing(page, embedded):
+    _, _, fragment, _ = embedded
+    (root,) = show(page, fragment)
+    frames, heads = root.query_selector_all("canvas")
+    opening = said(root)
+    go(page, frames, patch_at(0, 2, 1))
+    assert "patch (2, 1) of frame 0" in said(root)
+    go(page, heads, head_at(2, 3), steps=40)  # over frames 1 to 3
+    assert said(root).startswith("layer 2, head 3, δ = 0: the class token of frame 2 looks at frame 2")
+    go(page, heads, (10, 10))
+    assert said(root) == opening, "what was only pointed at stayed"
+    go(page, frames, patch_at(0, 2, 1))
+    page.mouse.down()
+    page.mouse.up()
+    go(page, heads, head_at(2, 3), steps=40)
+    assert said(root).startswith("layer 2, head 3, δ = 0: patch (2, 1) of frame 0 looks at frame 0")
+    page.mouse.down()
+    page.mouse.up()
+    go(page, frames, patch_at(3, 4, 4), steps=40)
+    assert said(root).startswith("layer 2, head 3, δ = 0: patch (4, 4) of frame 3")
+    go(page, frames, (2, 170))
+    assert said(root).startswith("layer 2, head 3, δ = 0: patch (2, 1) of frame 0")
+
+
+def test_pointing_at_the_orange_picture_reads_a_weight(page, embedded):
+    attention, _, fragment, _ = embedded
+    (root,) = show(page, fragment)
+    frames = root.query_selector("canvas")
+    go(page, frames, patch_at(1, 3, 2))
+    page.mouse.down()
+    page.mouse.up()
+    for row, column in ((3, 1), (0, 0), (7, 7)):
+        go(page, frames, patch_at(2, row, column, low=True))
+        found = re.fullmatch(r"on patch \((\d), (\d)\) of frame 2: ([\d.]+) ± ([\d.]+)", said(root, "read"))
+        want, step = attention[0][1, 1, 1 + 3 * 8 + 2], float(found[4])
+        assert (int(found[1]), int(found[2])) == (row, column) and abs(step - want.max() / 510) <= 5e-5
+        assert abs(float(found[3]) - want[1 + row * 8 + column]) <= want.max() / 510 + 5e-5
+    go(page, frames, patch_at(1, 0, 0, low=True))  # not the frame that is read
+    assert said(root, "read").startswith("Point at")
+
+
+def stops(page) -> list[str]:
+    """What Tab comes by, from the top of the page to its end."""
+    found = []
+    while len(found) < 20:
+        page.keyboard.press("Tab")
+        name = page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.tagName")
+        if name == "BODY":
+            return found
+        found.append(name.split(".")[0])
+    raise AssertionError(f"Tab does not leave the page: {found}")
+
+
+def test_keys_choose_patch_frame_layer_and_head(page, embedded):
+    _, _, fragment, _ = embedded
+    (root,) = show(page, fragment)
+    frames, heads = root.query_selector_all("canvas")
+    assert stops(page) == ["BUTTON", "INPUT", "Frames", "Heads"]
+    frames.press("ArrowDown")  # from the patch that the class token looks at
+    assert said(root).startswith("layer 0, head 1, δ = +1: patch (3, 1) of frame 2")
+    for key, want in (("ArrowLeft", "patch (3, 0) of frame 2"), ("ArrowLeft", "patch (3, 0) of frame 2"),
+                      ("Shift+ArrowLeft", "patch (3, 0) of frame 1"), ("Shift+ArrowRight", "patch (3, 0) of frame 2"),
+                      ("Shift+ArrowDown", "patch (3, 0) of frame 2"), ("ArrowUp", "patch (2, 0) of frame 2")):
+        frames.press(key)
+        assert f": {want} looks at " in said(root), key
+    for key, want in (("ArrowDown", "layer 1, head 1,"), ("ArrowRight", "layer 1, head 2,"), ("ArrowUp", "layer 0, head 2,"),
+                      ("ArrowUp", "layer 0, head 2,"), ("ArrowLeft", "layer 0, head 1,")):
+        heads.press(key)
+        assert said(root).startswith(want) and "patch (2, 0) of frame 2" in said(root), key
+    heads.press("Shift+ArrowLeft")
+    assert said(root).startswith("layer 0, head 1, δ = +1: patch (2, 0) of frame 1")
+    for canvas in (frames, heads):
+        assert canvas.get_attribute("role") == "application"
+    assert root.query_selector(".i2v-said").get_attribute("role") == "status"
+
+
+def test_the_class_tokens_button_lets_go_at_a_second_press(page, embedded):
+    _, _, fragment, _ = embedded
+    (root,) = show(page, fragment)
+    button, frames = root.query_selector("button"), root.query_selector("canvas")
+    go(page, frames, patch_at(0, 6, 2))
+    page.mouse.down()
+    page.mouse.up()
+    for pressed, want in (("true", "the class token of frame 0"), ("false", "patch (6, 2) of frame 0")) * 2:
+        button.press("Enter")
+        assert button.get_attribute("aria-pressed") == pressed
+        go(page, frames, (2, 170))
+        assert want in said(root)
+    button.press("Enter")
+    go(page, frames, patch_at(1, 1, 1))
+    assert "patch (1, 1) of frame 1" in said(root), "the class token stopped the pointer"
+
+
+def test_heads_share_one_scale_and_a_switch_gives_each_its_own(page, embedded):
+    attention, _, fragment, _ = embedded
+    (root,) = show(page, fragment)
+    heads = root.query_selector_all("canvas")[1]
+    colour = """(c, [x, y]) => { const d = c.getContext("2d").getImageData(2 * x - 64, 2 * y - 64, 128, 128).data; let sum = 0;
+        for (let i = 0; i < d.length; i += 4) sum += d[i] - d[i + 2]; return 4 * sum / d.length; }"""  # orange, over a head
+    most = attention[0][2, :, 0, 1:].max(-1)
+    even, sharp = int(most.argmin()), int(most.argmax())
+    shared = [heads.evaluate(colour, head_at(0, h)) for h in (even, sharp)]
+    root.query_selector("input").check()
+    own = [heads.evaluate(colour, head_at(0, h)) for h in (even, sharp)]
+    assert shared[1] == own[1] and shared[0] < shared[1] < own[0], "the most even head must be the palest on one scale"
+    root.query_selector("input").uncheck()
+    assert heads.evaluate(colour, head_at(0, even)) == shared[0]
+
+
+def test_a_finger_taps_patches_heads_and_weights(browser, embedded):
+    _, _, attention, interpolation = embedded
+    context = browser.new_context(viewport={"width": 1300, "height": 1000}, has_touch=True)
+    page = context.new_page()
+
+    def tap(canvas, at) -> None:
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        page.touchscreen.tap(box["x"] + at[0], box["y"] + at[1])
+
+    first, second = show(page, attention, interpolation)
+    frames, heads = first.query_selector_all("canvas")
+    tap(frames, patch_at(1, 3, 2))
+    tap(heads, head_at(1, 0))
+    assert said(first).startswith("layer 1, head 0, δ = −1: patch (3, 2) of frame 1 looks at frame 0")
+    tap(frames, patch_at(0, 4, 1, low=True))
+    assert said(first, "read").startswith("on patch (4, 1) of frame 0: ")
+    tap(second.query_selector("canvas"), (138 + 92 * 6.5 / 8, 4 + 92 * 1.5 / 8))
+    assert said(second).startswith("place (1, 6): ")
+    assert all(c.evaluate("c => getComputedStyle(c).touchAction") == "manipulation" for c in page.query_selector_all("canvas"))
+    context.close()
+
+
+def test_keys_move_the_place_and_the_patches_below_take_no_focus(page, embedded):
+    _, maps, _, fragment = embedded
+    (root,) = show(page, fragment)
+    canvas, below = root.query_selector_all("canvas")
+    assert stops(page) == ["Frames, weights at each site, fused frames"] and below.get_attribute("role") == "img"
+    whole = maps[0] * maps[1].repeat(2, axis=0)  # the opening: where one frame weighs most in the last
+    place = int(whole[:, 1:].argmax()) % 64
+    opening = said(root)
+    assert opening.startswith(f"place ({place // 8}, {place % 8}): ")
+    go(page, canvas, (138 + 92 * 6.5 / 8, 4 + 92 * 1.5 / 8))
+    assert said(root).startswith("place (1, 6): ")
+    go(page, canvas, (20, 20))
+    assert said(root) == opening
+    canvas.press("ArrowRight")
+    assert said(root).startswith(f"place ({place // 8}, {place % 8 + 1}): ")
 
 
 def test_hovering_shows_the_weights_of_a_place_and_two_pages_do_not_meet(page, embedded):
@@ -165,16 +331,16 @@ def test_hovering_shows_the_weights_of_a_place_and_two_pages_do_not_meet(page, e
     _, maps, attention, fragment = embedded
     first, second, third = show(page, fragment, attention, re.sub(r"i2v-([0-9a-f]{8})", r"i2v-x\1", fragment))
     keep(first, "page-interpolation-before")
-    alone = third.query_selector(".i2v-said").inner_text()
-    said, changed, took = hover(page, first, 138 + 102 + 92 * 6.5 / 8, 4 + 92 * 1.5 / 8)  # frame 1, row 1, column 6
+    alone = said(third)
+    line, changed, took = hover(page, first, 138 + 102 + 92 * 6.5 / 8, 4 + 92 * 1.5 / 8)  # frame 1, row 1, column 6
     keep(first, "page-interpolation-after")
     place = 1 + 8 + 6
     whole = cascade([torch.from_numpy(m)[None] for m in maps])[0, :, place]
-    assert changed and said.startswith("place (1, 6): site 1: ")
-    numbers = [float(v) for v in re.findall(r"\d\.\d{3}", said)]
+    assert changed and line.startswith("place (1, 6): site 1: ")
+    numbers = [float(v) for v in re.findall(r"\d\.\d{3}", line)]
     want = [*maps[0][:, place], *maps[1][:, place], *whole, whole.sum()]
     assert len(numbers) == len(want) and all(abs(a - float(b)) < 6e-4 for a, b in zip(numbers, want, strict=True))
-    assert third.query_selector(".i2v-said").inner_text() == alone, "a page answered for another"
+    assert said(third) == alone, "a page answered for another"
     print(f"interpolation page: {len(fragment) / 1e6:.2f} MB, {took:.1f} ms for a place")
     assert took < 200 * 5
 
@@ -372,6 +538,12 @@ def test_the_pages_live_in_jupyterlab_too(lab):
         lab.evaluate("(index) => jupyterapp.shell.currentWidget.content.scrollToItem(index)", index)
         root = lab.wait_for_selector(f'.jp-Cell[data-windowed-list-index="{index}"] [data-i2v][data-ready=yes]', timeout=60000)
         assert hover(lab, root, *at)[1]
+        canvas, active = root.query_selector("canvas"), "jupyterapp.shell.currentWidget.content.activeCellIndex"
+        canvas.focus()
+        lab.wait_for_function(f"{active} === {index}", timeout=20000)
+        line = said(root)
+        canvas.press("ArrowDown")
+        assert said(root) != line and lab.evaluate(active) == index, "JupyterLab took the arrow key"
 
 
 def test_the_log_console_is_empty(lab):

@@ -15,15 +15,25 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from traitlets import TraitError
 
 import i2vlib as i2v
 from i2vlib.attention import frame_read
 from i2vlib.compression import cascade, interpolation_weights
 from i2vlib.ship import ASSETS, SHIPPED, ship, shipped
-from i2vlib.show.board import HEAT, SHARP, Board, compact, heat, rgb, weight_colours, weight_table
-from i2vlib.show.embedded import attention_page, interpolation_page, quantise, read_attention, read_weights
+from i2vlib.show.board import FIRST, HEAT, INK, SHARP, Board, compact, heat, rgb, weight_colours, weight_table
+from i2vlib.show.clips import pictures
+from i2vlib.show.embedded import (
+    SCRIPTS,
+    attention_page,
+    interpolation_page,
+    most_concentrated,
+    quantise,
+    read_attention,
+    read_weights,
+)
 from i2vlib.show.explorers import explore_attention, explore_interpolation, explore_offsets, explore_scale
-from i2vlib.show.views import View, receptive_field
+from i2vlib.show.views import View, _highest, receptive_field
 
 NAMES = ("left", "right", "up", "down", "away", "closer")
 
@@ -61,6 +71,24 @@ def state(model) -> dict:
     return {k: v.clone() for k, v in model.state_dict().items()}
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """What was put on the last board: {method of Board: [the arguments of each call]}."""
+    calls = {}
+
+    def kept(name, method):
+        def call(board, *args, **kwargs):
+            if name == "__init__":
+                calls.clear()
+            calls.setdefault(name, []).append(args)
+            return method(board, *args, **kwargs)
+        return call
+
+    for name in ("__init__", "picture", "patch", "box", "line", "bars"):
+        monkeypatch.setattr(Board, name, kept(name, getattr(Board, name)))
+    return calls
+
+
 # ---- the board ----
 
 def test_heat_lies_on_its_patch_and_nowhere_else():
@@ -72,6 +100,8 @@ def test_heat_lies_on_its_patch_and_nowhere_else():
     assert hot[4:8, 8:12].all() and hot.sum() == 16
     assert np.abs(drawn[5, 9] - (0.15 * 165 + 0.85 * rgb(HEAT))).max() <= 1
     assert (heat(frame, values * 0, 0.0) == drawn[0, 0]).all(), "no attention anywhere: no division by zero"
+    half = 0.85 / 2
+    assert np.abs(heat(frame, values, 1.0)[5, 9] - ((1 - half) * 165 + half * rgb(HEAT))).max() <= 1, "of `most`, not of its own"
 
 
 def test_weight_colours_are_white_at_the_mean_whatever_it_is():
@@ -88,12 +118,33 @@ def test_pictures_and_bars_land_where_they_are_put():
     assert drawn.shape == (120 * SHARP, 300 * SHARP, 3) and end == 50
     black = (drawn[:, :95 * SHARP] == 0).all(2)
     assert black.sum() == (30 * SHARP) ** 2 and black[20 * SHARP, 10 * SHARP] and not black[20 * SHARP - 1, 10 * SHARP]
+    tick = 100 + 96 + (0.5 + 1) / 2 * (200 - 96 - 34)
+    assert (drawn[(30 + 4) * SHARP, int(tick * SHARP)] == rgb(INK)).all(), "where b stood before"
     middle = 100 + 96 + (200 - 96 - 34) / 2
     row = drawn[(10 + 4) * SHARP]
     assert (row[int((middle + 20) * SHARP)] == rgb(HEAT)).all() and (row[int((middle - 20) * SHARP)] == 255).all()
     row = drawn[(30 + 4) * SHARP]
     assert (row[int((middle - 20) * SHARP)] == rgb("#0072B2")).all() and (row[int((middle + 10) * SHARP)] == 255).all()
     assert pixels(compact(board.png())).shape == drawn.shape
+
+
+def test_the_highest_bar_is_told_apart_where_all_are_below_zero():
+    board = Board(300, 120)
+    board.bars(100, 10, 200, [("a", -2.0, None), ("b", -1.0, None)], (-2.0, -1.0))
+    drawn, left_of_zero = pixels(board.png()), 100 + 200 - 34 - 10
+    for y, colour in ((14, FIRST), (34, HEAT)):
+        assert (drawn[y * SHARP, left_of_zero * SHARP] == rgb(colour)).all()
+
+
+def test_a_patch_is_marked_in_its_row_and_a_scale_has_its_most_on_top():
+    board = Board(120, 100)
+    board.patch(10, 10, 80, 4, 6, HEAT)  # row 1, column 2: from (50, 30) to (70, 50)
+    board.colour_bar(100, 20, 60, np.array([[0, 0, 0], [250, 0, 0]], np.uint8), [])
+    drawn = pixels(board.png())
+    for x, y in ((50, 40), (70, 40), (60, 30), (60, 50)):
+        assert (drawn[y * SHARP, x * SHARP - (x == 70)] == rgb(HEAT)).all(), (x, y)
+    top, foot = drawn[[22 * SHARP, 78 * SHARP], 105 * SHARP].astype(int)
+    assert (drawn[40 * SHARP, 40 * SHARP] == 255).all() and top[0] > 200 > 50 > max(top[1], foot[0])
 
 
 # ---- explorers ----
@@ -113,6 +164,20 @@ def test_the_attention_shown_is_that_of_the_frame_that_is_read(motion, clip):
     assert f"token {maps[2][3, 5, 0, 0]:.4f}" in explorer.text.value
     explorer.controls["row"].value = 1
     assert explorer.controls["query"].value == "patch", "who moves a row means a patch"
+    explorer.set(query="class token", row=3)
+    assert explorer.controls["query"].value == "class token", "a program says what it means"
+
+
+def test_the_maps_are_drawn_on_the_frames_that_are_read(motion, clip, drawn):
+    explorer, shown = explore_attention(motion, clip), pictures(clip).numpy()
+    explorer.set(layer=1, head=1, frame=1, query="patch", row=5, column=2)
+    weights = read_attention(motion, clip)[1][1, :, 1 + 5 * 8 + 2, 1:].reshape(8, 8, 8)
+    film, (query, large), small = drawn["picture"][:4], drawn["picture"][4:6], drawn["picture"][6:]
+    assert [outline for *_, outline in film] == ["", FIRST, HEAT, ""], "the query's frame and the one that is read"
+    assert (query[0] == shown[1]).all() and (large[0] == heat(shown[2], weights[1], weights[1].max())).all()
+    for head, read in enumerate((0, 2, 1, 1, 1, 1, 1, 1)):
+        assert (small[head][0] == heat(shown[read], weights[head], weights[head].max())).all(), head
+    assert len(small) == 8 and [args[4] for args in drawn["patch"]] == [5 * 8 + 2]
 
 
 @pytest.mark.parametrize("name", ["attention", "interpolation", "offsets", "scale"])
@@ -169,6 +234,25 @@ def test_interpolation_by_hand_equals_the_model_with_replaced_weights(inti, clip
             f"{NAMES[best]} {float(logits[best]):.4f}</code>")
 
 
+def test_what_reaches_a_site_and_what_it_makes_is_drawn(inti, clip, drawn):
+    explorer = explore_interpolation(inti, clip, NAMES)
+    assert all(label == f"{value:.2f} on the second" for label, value in explorer.controls["weights"].options[2:-1])
+    first, second = (torch.from_numpy(w)[:, 1:].view(-1, 1, 8, 8) for w in read_weights(inti, clip))
+
+    def fused(frames, weights):  # pairs of frames, each pixel by its patch's weight
+        return (frames * weights.repeat_interleave(6, 2).repeat_interleave(6, 3)).unflatten(0, (-1, 2)).sum(1)
+
+    once = fused(clip, first)
+    for site, arrived, weights in ((1, clip[2:], first[2:]), (2, once, second)):
+        explorer.set(frame=3, site=site)
+        want = [*pictures(arrived), *pictures(fused(arrived, weights)), pictures(clip[-2 * site:].mean(0, keepdim=True))[0]]
+        one, one_map, two, two_map, both, average = (args[0] for args in drawn["picture"][4:10])
+        for found, frame in zip((one, two, both, average), want, strict=True):
+            assert np.abs(found.astype(int) - frame.numpy()).max() <= 1
+        for found, wanted in ((one_map, weights[0, 0]), (two_map, weights[1, 0])):
+            assert (found == weight_colours(wanted.numpy())).all()
+
+
 def test_offsets_by_hand_equal_a_model_with_these_offsets(motion, clip):
     explorer = explore_offsets(motion, clip, NAMES)
     choice = explorer.children[0].children[-1]
@@ -179,8 +263,28 @@ def test_offsets_by_hand_equal_a_model_with_these_offsets(motion, clip):
     assert f"{NAMES[int(logits.argmax())]} {float(logits.max()):.4f}" in explorer.text.value
     choice.value = "all spatial"
     assert all(explorer.controls[f"head_{i}"].value == 0 for i in range(8)) and "1 of 4 frames" in explorer.text.value
+    assert choice.value == "all spatial"
     explorer.controls["head_3"].value = 1
     assert choice.value == "by hand"
+
+
+def test_the_frames_that_reach_a_frame_are_drawn_layer_by_layer(motion, clip, drawn):
+    explorer = explore_offsets(motion, clip, NAMES)
+    with torch.no_grad():
+        trained = motion(clip[None])[0].tolist()
+    explorer.set(frame=2, **{f"head_{i}": -1 if i == 0 else 0 for i in range(8)})
+    film = [x for _, x, *_ in drawn["picture"]]
+    lines = [(a, b) for (a, b), *_ in drawn["line"] if round(b[1] - a[1]) == 24]  # from a layer down to the one before
+    middle = (film[1] - film[0] - 8) / 2
+
+    def frames(point):
+        return film.index(point[0] - middle)
+
+    assert {(frames(a), frames(b)) for a, b in lines} == {(2, 2), (2, 1), (1, 1), (1, 0), (0, 0)}
+    reached = [args[6] == HEAT for args in drawn["box"] if len(args) == 7]
+    assert np.reshape(reached, (5, 4)).tolist() == [[True] * 3 + [False]] * 3 + [[False, True, True, False],
+                                                                                [False, False, True, False]], "input first"
+    assert [before for _, _, before in drawn["bars"][0][3]] == pytest.approx(trained), "ticks: as trained"
 
 
 def test_the_receptive_field_is_what_gradients_find(motion, clip):
@@ -195,14 +299,22 @@ def test_the_receptive_field_is_what_gradients_find(motion, clip):
     assert receptive_field((-2,), 4, 1, 1) == [{1}, {1}], "outside of the clip a head reads its own frame"
 
 
-def test_the_scale_goes_from_the_bare_tower_to_beyond_the_trained(motion, clip):
+def test_the_scale_goes_from_the_bare_tower_to_beyond_the_trained(motion, clip, drawn):
     explorer = explore_scale(motion, clip, NAMES)
+    with torch.no_grad():
+        trained = motion(clip[None])[0].tolist()
     for share in (0.0, 0.7, 1.5):
         explorer.set(share=share)
         scaled = made("zeroi2v-mini-motion", adaptation=replace(motion.config.adaptation, scale=share))
         with torch.no_grad():
             logits = scaled(clip[None])[0]
         assert explorer.text.value == f"<code>s {share:.4f}: {NAMES[int(logits.argmax())]} {float(logits.max()):.4f}</code>"
+        assert [before for _, _, before in drawn["bars"][0][3]] == pytest.approx(trained, abs=1e-5), "ticks: as trained"
+
+
+def test_the_classes_shown_are_those_that_rise_highest_in_their_order():
+    logits = torch.tensor([[0.0, 5.0, 1.0, 2.0], [3.0, -2.0, 1.0, 0.0]])
+    assert _highest(logits, 2) == ([0, 1], (-2.0, 5.0)) and _highest(logits, 9) == ([0, 1, 2, 3], (-2.0, 5.0))
 
 
 def test_what_goes_wrong_is_said_in_place_and_forgotten_when_it_is_right_again(motion, clip):
@@ -217,6 +329,22 @@ def test_what_goes_wrong_is_said_in_place_and_forgotten_when_it_is_right_again(m
     assert explorer.errors.outputs == ()
     with pytest.raises(ValueError, match="no control 'shar': allowed are share"):
         explorer.picture(shar=1.0)
+    with pytest.raises(ValueError, match="no control 'shar': allowed are share"):
+        explorer.set(shar=1.0)
+
+
+def test_a_value_that_a_control_does_not_have_leaves_the_explorer_alive(motion, clip):
+    explorer = explore_attention(motion, clip)
+    with pytest.raises(TraitError):
+        explorer.set(frame=0, query="nothing")
+    assert explorer.controls["frame"].value == 0 and "frame 0 reads" in explorer.text.value
+    explorer.controls["frame"].value = 3
+    assert "frame 3 reads" in explorer.text.value
+
+
+def test_names_are_text_and_no_markup(motion, clip):
+    explorer = explore_scale(motion, clip, [f"<b>{name}" for name in NAMES])
+    assert "&lt;b&gt;" in explorer.text.value and "<b>" not in explorer.text.value
 
 
 def test_models_and_clips_that_do_not_fit_are_refused(motion, inti, clip):
@@ -243,10 +371,11 @@ def test_attention_behind_a_site_is_drawn_on_fused_frames(inti, clip):
 
 
 def test_a_model_in_training_stays_in_training(clip):
-    model = made("zeroi2v-mini-motion").train()
+    model = made("zeroi2v-mini-motion", head_dropout=0.5).train()
     read_attention(model, clip)
-    explore_offsets(model, clip)
+    explorer = explore_offsets(model, clip)
     assert all(module.training for module in model.modules())
+    assert explorer.text.value == explore_offsets(model.eval(), clip).text.value, "and its dropout does not act on the copy"
 
 
 # ---- pages ----
@@ -298,6 +427,37 @@ def test_pages_have_names_of_their_own_and_no_address_and_no_open_tag(motion, cl
     for page in pages:
         assert not re.search(r"https?://|src=|import\(", page)
         assert page.count("</script>") == 1 and page.endswith("</script>") and "<b>" not in page
+
+
+def test_a_page_opens_with_a_relocated_head_that_reads_another_frame():
+    maps = [np.full((2, 2, 5, 5), 0.1, np.float32) for _ in range(2)]
+    maps[0][1, 1, 2, 3] = 0.9  # a spatial head
+    maps[0][1, 0, 1, 0] = 0.9  # the class token is no patch
+    maps[1][0, 0, 4, 3] = 0.8  # a relocated head, whose frame before the first is missing
+    maps[1][1, 0, 0, 2] = 0.5
+    assert most_concentrated(maps, [(-1, 0), (-1, 0)]) == (1, 0, 1, 0)
+    assert most_concentrated(maps, [(0, 0), (0, 0)]) == (0, 1, 1, 2), "without a relocated head all take part"
+    assert most_concentrated(maps, [(0, 0), (7, 0)]) == (0, 1, 1, 2), "an offset out of the clip"
+
+
+def test_behind_a_site_a_page_opens_at_a_frame_of_the_clip(inti, clip):
+    maps = read_attention(inti, clip)
+    layer, head, frame, query = facts(attention_page(inti, clip))["open"]
+    assert maps[layer][frame * len(maps[layer]) // 4, head, query, 1:].max() == max(m[..., 1:].max() for m in maps)
+    group, place = facts(interpolation_page(inti, clip))["open"]
+    assert group == 0 and 0 <= place < 64
+
+
+def test_words_on_a_page_are_dark_enough_and_large_enough():
+    text = "".join((SCRIPTS / f"explore{name}.js").read_text() for name in ("", "_attention", "_interpolation"))
+    words = dict(re.findall(r'(\w+) = "(#\w+)"', text))
+    used = {words[n] for n in ("INK", "HEAT_INK", "QUERY")} | set(re.findall(r'(?:color:|: ")(#\w+)', text))
+    for colour in used:
+        parts = [int(c, 16) / 255 for c in (re.findall("..", colour[1:]) if len(colour) == 7 else [2 * c for c in colour[1:]])]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+        assert 1.05 / (light + 0.05) >= 4.5, f"{colour} on white"
+    assert len(used) >= 5 and min(int(n) for n in re.findall(r"\b(\d+)px[^;`]*(?:DejaVu|monospace)", text)) >= 12
 
 
 def test_quantised_rows_of_zeros_stay_zeros():

@@ -1,5 +1,5 @@
 // Shared by the pages of i2vlib.show.embedded. KEY and DATA are defined before it, start(root) behind it.
-const INK = "#222", HEAT = "#D55E00", QUERY = "#0072B2", PALE = "#c8c8c8", SHARP = 2;
+const INK = "#222", HEAT = "#D55E00", HEAT_INK = "#A84A00", QUERY = "#0072B2", PALE = "#c8c8c8", SHARP = 2;
 
 async function inflate(text) {
   const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -15,13 +15,15 @@ function element(parent, tag, style, words) {
   return made;
 }
 
-// A canvas of so many points, sharp on screens with two pixels a point; its context draws in points.
-function board(parent, width, height, label) {
-  const canvas = element(parent, "canvas", `width:${width}px;height:${height}px;display:block;touch-action:none;outline-offset:2px`);
+// A canvas of so many points, sharp on screens with two pixels a point; its context draws in points. An operable one takes the
+// focus; a finger scrolls over it and taps on it.
+function board(parent, width, height, label, operable = true) {
+  const style = "display:block;touch-action:manipulation;outline-offset:2px";
+  const canvas = element(parent, "canvas", `width:${width}px;height:${height}px;${style}`);
   canvas.width = width * SHARP;
   canvas.height = height * SHARP;
-  canvas.tabIndex = 0;
-  canvas.setAttribute("role", "img");
+  if (operable) canvas.tabIndex = 0;
+  canvas.setAttribute("role", operable ? "application" : "img");
   canvas.setAttribute("aria-label", label);
   const pen = canvas.getContext("2d");
   pen.scale(SHARP, SHARP);
@@ -29,8 +31,20 @@ function board(parent, width, height, label) {
   return [canvas, pen];
 }
 
-function write(pen, words, x, y, align = "left", colour = INK, size = 12) {
-  pen.font = `${size}px "DejaVu Sans", Verdana, sans-serif`;
+// Boards stand side by side where the width allows.
+const shelf = (root) => element(root, "div", "display:flex;flex-wrap:wrap;gap:8px 16px");
+const roomIn = (root) => (root.clientWidth || 876) - 16;
+
+// The line of numbers: also spoken.
+function spoken(root, name, lines) {
+  const line = element(root, "div", `margin-top:4px;font-family:monospace;min-height:${1.3 * lines}em`);
+  line.className = name;
+  line.setAttribute("role", "status");
+  return line;
+}
+
+function write(pen, words, x, y, align = "left", colour = INK) {
+  pen.font = '12px "DejaVu Sans", Verdana, sans-serif';
   pen.textAlign = align;
   pen.textBaseline = "middle";
   pen.fillStyle = colour;
@@ -90,12 +104,36 @@ function pale(bytes) {
   return grey;
 }
 
-function pointer(canvas, event) {
-  const box = canvas.getBoundingClientRect();
-  return [(event.clientX - box.left) * parseFloat(canvas.style.width) / box.width,
-          (event.clientY - box.top) * parseFloat(canvas.style.height) / box.height];
+// What the pointer is on, by find(x, y), is shown while it is there; show(null) takes it back. A click or a tap keeps it.
+function onPointer(canvas, find, show, keep) {
+  const found = (event) => {
+    const box = canvas.getBoundingClientRect();
+    return find((event.clientX - box.left) * parseFloat(canvas.style.width) / box.width,
+                (event.clientY - box.top) * parseFloat(canvas.style.height) / box.height);
+  };
+  let last = "null";
+  const changed = (what) => { if (last !== (last = JSON.stringify(what))) show(what); };
+  canvas.addEventListener("pointermove", (event) => changed(found(event)));
+  for (const gone of ["pointerleave", "pointercancel"]) canvas.addEventListener(gone, () => changed(null));
+  canvas.addEventListener("click", (event) => { const what = found(event); if (what) keep(what); });
 }
 
+// Arrow keys on a canvas: move(rows, columns), or with Shift turn(frames).
+function onArrows(canvas, move, turn) {
+  const steps = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]};
+  canvas.addEventListener("keydown", (event) => {
+    const step = steps[event.key];
+    if (!step || event.ctrlKey || event.altKey || event.metaKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (!event.shiftKey) move(...step);
+    else if (step[1]) turn(step[1]);
+  });
+}
+
+const limit = (v, count) => Math.max(0, Math.min(count - 1, v));
+const moved = (place, rows, columns) =>
+  limit(Math.floor(place / DATA.grid) + rows, DATA.grid) * DATA.grid + limit(place % DATA.grid + columns, DATA.grid);
 const placeName = (place) => `(${Math.floor(place / DATA.grid)}, ${place % DATA.grid})`;
 const signed = (offset) => offset > 0 ? `+${offset}` : offset < 0 ? `−${-offset}` : "0";
 

@@ -9,17 +9,22 @@ async function start(root) {
   const parts = Array.from({length: left}, (_, f) => pixels.slice(f * group, (f + 1) * group));
   const fused = parts.map((p, f) => mix(p, (i, place) => total[f * group + i][place + 1]));
   const average = parts.map((p) => mix(p, () => 1 / group));
-  const stills = {frames: pixels.map(still), fused: fused.map(still), average: average.map(still)};
-  const now = {place: (grid * grid + grid) / 2 | 0, f: 0, kept: false};
-
-  const side = Math.max(34, Math.min(92, Math.floor(640 / frames) - 10)), step = side + 10, first = 138;
-  const wide = first + frames * step, width = Math.max(860, wide + 120), line = side + 26;
-  element(root, "div", "color:#555;margin:4px 0", "Hover over a place in any picture: its weights are read off in every row. Click to keep it, arrow keys move it.");
   const names = ["frames", ...sites.map((_, i) => `weights at site ${i + 1}`), "weight in the last", "fused by them"];
-  const [canvas, pen] = board(root, width, names.length * line + 8, "frames, weights at each site, weights in the last frame, fused frames");
-  const [zoom, close] = board(root, width, 150, "the patch of this place in every frame with its weight, and what is fused of them");
-  const said = element(root, "div", "margin-top:4px;font-family:monospace;min-height:2.6em");
-  said.className = "i2v-said";
+  const stills = {frames: pixels.map(still), fused: fused.map(still), average: average.map(still)};
+  const kept = {f: DATA.open[0], place: DATA.open[1]};
+  let over = {};  // what the pointer is on
+
+  const room = roomIn(root), first = 138, scale = 110;
+  const side = Math.max(44, Math.min(92, Math.floor((room - first - scale) / frames) - 10)), step = side + 10;
+  const wide = first + frames * step, width = wide + scale, line = side + 26, high = names.length * line + 8;
+  const patchSide = Math.max(48, Math.min(64, Math.floor((room - 60) / (group + 2)) - 14));
+  const closeWide = Math.max(370, 60 + (group + 2) * (patchSide + 14)), closeHigh = patchSide + 94;
+  element(root, "div", "color:#555;margin:4px 0", "Pointing at a place shows its weights in every row, a click keeps it. " +
+    "Keys: Tab to the pictures, arrows move the place" + (left > 1 ? ", Shift with ← or → the group of frames." : "."));
+  const boards = shelf(root);
+  const [canvas, pen] = board(boards, width, high, "Frames, weights at each site, fused frames. Arrow keys move the place.");
+  const [, close] = board(boards, closeWide, closeHigh, "The patches of this place and what is fused of them.", false);
+  const said = spoken(root, "i2v-said", 2);
 
   function colour(weight, middle) {
     const share = weight < middle ? 0.5 * weight / middle : 0.5 + 0.5 * (weight - middle) / (1 - middle);
@@ -55,16 +60,16 @@ async function start(root) {
   }
 
   function draw() {
-    const {place, f} = now, number = (w) => w.toFixed(3);
+    const {place, f} = {...kept, ...over}, number = (w) => w.toFixed(3);
     pen.fillStyle = close.fillStyle = "white";
-    pen.fillRect(0, 0, width, names.length * line + 8);
-    close.fillRect(0, 0, width, 150);
+    pen.fillRect(0, 0, width, high);
+    close.fillRect(0, 0, closeWide, closeHigh);
     names.forEach((name, r) => write(pen, name, first - 12, 4 + r * line + side / 2, "right"));
     for (const {r, i, x, y, kind} of spots) {
-      const under = (words, colour) => write(pen, words, x + side / 2, y + side + 12, "center", colour, 11);
+      const under = (words, colour) => write(pen, words, x + side / 2, y + side + 12, "center", colour);
       if (kind) {
         pen.drawImage(stills[kind][i], x, y, side, side);
-        under(kind === "fused" ? "fused" : "plain average");
+        under(kind);
       } else if (r === 0) {
         pen.drawImage(stills.frames[i], x, y, side, side);
         under(`t = ${i}`);
@@ -79,25 +84,27 @@ async function start(root) {
       pen.fillStyle = colour(1 - i / 60, 0.5);
       pen.fillRect(wide + 16, 4 + line + i, 12, 1);
     }
-    [["1", 0], ["the mean's", 30], ["0", 60]].forEach(([words, y]) => write(pen, words, wide + 34, 4 + line + y, "left", INK, 10));
+    [["1", 0], ["the mean's", 30], ["0", 60]].forEach(([words, y]) => write(pen, words, wide + 34, 4 + line + y, "left"));
 
-    write(close, `place ${placeName(place)}: ${group} patches, their weights in the last frame, what is fused of them, and their plain average`, 4, 10);
-    const room = Math.max(30, Math.min(64, Math.floor((width - 330) / group) - 14)), bars = 46;
+    write(close, `place ${placeName(place)}: ${group} patches, their weights in the last frame,`, 4, 10);
+    write(close, "what is fused of them, and their average", 4, 26);
+    const foot = 40 + patchSide, at = (i) => 8 + i * (patchSide + 14);
     for (let i = 0; i < group; i++) {
-      const t = f * group + i, x = 8 + i * (room + 14), w = total[t][place + 1];
-      magnified(stills.frames[t], place, x, 26, room);
+      const t = f * group + i, x = at(i), w = total[t][place + 1];
+      magnified(stills.frames[t], place, x, 40, patchSide);
       close.fillStyle = QUERY;
-      close.fillRect(x, 96, room * w, 12);
+      close.fillRect(x, foot + 6, patchSide * w, 12);
       close.strokeStyle = PALE;
-      close.strokeRect(x, 96, room, 12);
-      write(close, `t = ${t}: ${number(w)}`, x + room / 2, 120, "center", INK, 11);
+      close.strokeRect(x, foot + 6, patchSide, 12);
+      write(close, `t = ${t}`, x + patchSide / 2, foot + 30, "center");
+      write(close, number(w), x + patchSide / 2, foot + 46, "center", QUERY);
     }
-    const x = 8 + group * (room + 14) + 20;
-    write(close, "→", x - 18, 26 + room / 2);
-    magnified(stills.fused[f], place, x, 26, room);
-    write(close, "fused", x + room / 2, 104, "center", INK, 11);
-    magnified(stills.average[f], place, x + room + 24, 26, room);
-    write(close, "plain average", x + room * 1.5 + 24, 104, "center", INK, 11);
+    const x = at(group) + 20;
+    write(close, "→", x - 18, 40 + patchSide / 2);
+    magnified(stills.fused[f], place, x, 40, patchSide);
+    write(close, "fused", x + patchSide / 2, foot + 12, "center");
+    magnified(stills.average[f], place, x + patchSide + 24, 40, patchSide);
+    write(close, "average", x + patchSide + 24, foot + 12);
 
     const mean = [0, 0, 0], patch = size / grid, top = Math.floor(place / grid) * patch, start = (place % grid) * patch;
     for (let y = 0; y < patch; y++) for (let px = 0; px < patch; px++) for (let c = 0; c < 3; c++)
@@ -108,30 +115,28 @@ async function start(root) {
         `${number(maps[s][a][place + 1])} and ${number(maps[s][a + 1][place + 1])}`).join(", ");
     });
     const way = Array.from({length: group}, (_, i) => total[f * group + i][place + 1]), sum = way.reduce((a, b) => a + b, 0);
-    said.textContent = `place ${placeName(place)}: ${pairs.join("; ")}; in the last frame: ${way.map(number).join(" + ")} = ${number(sum)}; ` +
-      `fused colour (${mean.map((v) => Math.round(v)).join(", ")})${now.kept ? " · kept, click again to let go" : ""}`;
+    said.textContent = `place ${placeName(place)}: ${pairs.join("; ")}; in the last frame: ${way.map(number).join(" + ")}` +
+      ` = ${number(sum)}; fused colour (${mean.map((v) => Math.round(v)).join(", ")})`;
   }
 
-  function hover(event, click) {
-    const [px, py] = pointer(canvas, event), spot = spots.find((s) => px >= s.x && px < s.x + side && py >= s.y && py < s.y + side);
-    if (!spot) return;
-    if (click) now.kept = !now.kept;
-    if (now.kept && !click) return;
-    now.f = spot.f;
-    now.place = Math.floor((py - spot.y) / side * grid) * grid + Math.floor((px - spot.x) / side * grid);
+  function find(px, py) {
+    const spot = spots.find((s) => px >= s.x && px < s.x + side && py >= s.y && py < s.y + side);
+    const cell = (v) => Math.floor(v / side * grid);
+    return spot ? {f: spot.f, place: cell(py - spot.y) * grid + cell(px - spot.x)} : null;
+  }
+
+  function show(what) {
+    over = what || {};
     draw();
   }
 
-  canvas.addEventListener("pointermove", (event) => hover(event, false));
-  canvas.addEventListener("pointerdown", (event) => hover(event, true));
-  canvas.addEventListener("keydown", (event) => {
-    const move = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]}[event.key];
-    if (!move) return;
-    event.preventDefault();
-    event.stopPropagation();
-    const limit = (v) => Math.max(0, Math.min(grid - 1, v));
-    now.place = limit(Math.floor(now.place / grid) + move[0]) * grid + limit(now.place % grid + move[1]);
-    draw();
-  });
+  function keep(what) {
+    Object.assign(kept, what);
+    show(null);
+  }
+
+  onPointer(canvas, find, show, keep);
+  const turn = (by) => keep({f: limit(kept.f + by, left)});
+  onArrows(canvas, (rows, columns) => keep({place: moved(kept.place, rows, columns)}), turn);
   draw();
 }

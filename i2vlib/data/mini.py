@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 from tqdm.auto import tqdm
 
+from i2vlib.config import CLIP_MEAN, CLIP_STD
 from i2vlib.data.drawing import (
     ATTRIBUTES,
     PATCH,
@@ -227,3 +229,14 @@ def junk_map(folder: str | Path, split: str) -> Tensor:
     if junk.dtype != np.bool_ or junk.shape[1:] != places:
         raise ValueError(f"{path}: holds {junk.dtype} {junk.shape}: allowed is bool (clips, {', '.join(map(str, places))})")
     return torch.from_numpy(junk)
+
+
+def object_place(clips: Tensor) -> Tensor:
+    """Where the object is in clips of `motion`, (n,T,3,48,48) as the model sees them: bool (n,T,8,8).
+
+    A patch counts where a tenth of its pixels are coloured: the largest and the smallest channel differ by over a fifth of the
+    range. Walls are nearly grey, objects are not; notebook 07 tests the rule against the labels.
+    """
+    pixels = clips * torch.tensor(CLIP_STD).view(3, 1, 1) + torch.tensor(CLIP_MEAN).view(3, 1, 1)
+    coloured = (pixels.amax(2) - pixels.amin(2) > 0.2).float()
+    return avg_pool2d(coloured, PATCH) >= 0.1

@@ -16,11 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from i2vlib.attention import attention_weights, frame_read, on_place, on_place_read, query_maps
-from i2vlib.config import CLIP_MEAN, CLIP_STD
-from i2vlib.data.mini import TASKS, mini_data
+from i2vlib.data.mini import TASKS, mini_data, object_place
 from i2vlib.data.video import read_clip
 from i2vlib.experiments import load_results
 from i2vlib.ship import shipped
@@ -107,16 +105,6 @@ class Head:
     offset: int
     maps: Tensor
     on_place: float
-
-
-def object_place(clips: Tensor) -> Tensor:
-    """Where the object is in clips (n,T,3,48,48) of the motion task: bool (n,T,8,8), patches with a tenth of coloured pixels.
-
-    The walls of these clips are nearly grey, the objects are not. Notebook 07 tests the rule against the labels.
-    """
-    pixels = clips * torch.tensor(CLIP_STD).view(3, 1, 1) + torch.tensor(CLIP_MEAN).view(3, 1, 1)
-    coloured = (pixels.amax(2) - pixels.amin(2) > 0.2).float()
-    return avg_pool2d(coloured, 6) >= 0.1
 
 
 def clearest_heads() -> tuple[Head, Head, Tensor]:
