@@ -25,7 +25,7 @@ import torch
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "08_explore_the_weights.ipynb"
-NEEDED = ("COLAB =", "junk_number: int", "check_parameters(", "def load(", "= explore_", "_page(")  # what cells of 08 must hold
+NEEDED = ("COLAB =", "junk_number: int", "check_parameters(", "shipped(", "= explore_", "_page(")  # what cells of 08 must hold
 PRIVATE = ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "JUPYTERLAB_SETTINGS_DIR",
            "JUPYTERLAB_WORKSPACES_DIR")  # folders of its own, so that no one's settings matter
 SLOW = 3.0  # seconds; the aim on two idle cores is .2, and this machine may be busy: the median is printed
