@@ -96,8 +96,9 @@ def test_reading_changes_nothing_and_leaves_no_hook():
     for more in ({}, {"compression": CompressionConfig("tome", remove=2)}):
         model, clip = net(**more), video()
         plain = model(clip)
-        with attention_weights(model):
+        with attention_weights(model) as weights:
             assert torch.equal(model(clip), plain)
+        assert not any(w.requires_grad for w in weights), "detached, also where gradients are on"
         with pytest.raises(RuntimeError, match="mine"), attention_weights(model):
             raise RuntimeError("mine")
         assert not [m for m in model.modules() if m._forward_hooks]
@@ -257,6 +258,12 @@ def test_bad_input_is_refused():
         pass
     with pytest.raises(ValueError, match="drop out at random"), attention_weights(model := net().train()):
         model(video())
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    with attention_weights(model) as weights:
+        model(video())
+    assert len(weights) == 3, "a dropout of 0 is allowed"
     with pytest.raises(ValueError, match="'class' or \\(row, column\\), each 0 to 2"):
         query_maps(torch.rand(10, 10), (3, 0))
     with pytest.raises(ValueError, match="query 'patch'"):

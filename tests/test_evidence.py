@@ -139,6 +139,7 @@ def test_it_works_in_inference_mode_and_in_bfloat16():
         assert torch.equal(clip_gradcam(net, video + 0, 5), want)
     rounded = clip_gradcam(net.bfloat16(), video, 5)
     assert rounded.dtype == torch.float32 and torch.corrcoef(torch.stack([rounded.flatten(), want.flatten()]))[0, 1] > 0.95
+    assert occlude_frames(net, video, 5).dtype == torch.float32, "differences of logits, not rounded again"
 
 
 def one_place_model(frames=5):

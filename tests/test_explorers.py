@@ -257,6 +257,7 @@ def test_offsets_by_hand_equal_a_model_with_these_offsets(motion, clip):
     explorer = explore_offsets(motion, clip, NAMES)
     choice = explorer.children[0].children[-1]
     explorer.set(head_0=2, head_5=-3)
+    assert choice.value == "by hand", "the drop-down says so whoever moved the heads"
     other = made("zeroi2v-mini-motion", temporal=i2v.TemporalConfig((2, 1, 0, 0, 0, -3, 0, 0), True))
     with torch.no_grad():
         logits = other(clip[None])[0]

@@ -99,6 +99,7 @@ def test_the_frames_are_those_of_the_indices(tmp_path, model):
     assert found.indices == [[0, 3], [3, 6], [6, 9]] and found.class_names == ("0", "1", "2")
     for numbers, frames in zip(found.indices, found.frames, strict=True):
         assert torch.equal(frames, read_clip(tmp_path / "a.mp4", numbers))
+    assert predict(model, film(tmp_path / "b.mp4", 2), CLIP).indices == [[0, 1]], "as many frames as a clip takes are enough"
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -125,7 +126,7 @@ def test_what_does_not_fit_is_refused(tmp_path, model):
         predict(model, path, CLIP, ("a", "b"))
     with pytest.raises(ValueError, match="no head"):
         predict(build_model(type(MODEL).from_dict(MODEL.to_dict() | {"classes": 0})), path, CLIP)
-    model.head.bias.data.fill_(math.nan)
+    model.head.bias.data[1] = math.nan
     with pytest.raises(ValueError, match="not finite"):
         predict(model, path, CLIP)
 
@@ -163,7 +164,8 @@ def test_a_drawn_video_goes_where_it_says():
     def differ(a, b):  # share of pixels that are plainly not alike
         return ((a.float() - b.float()).abs().amax(-1) > 70).double().mean()
 
-    first, last = right[0], right[-1]  # 30 pixels apart: columns 17 and 47 are the centres
+    first, middle, last = right[0], right[4], right[-1]  # 30 pixels apart: columns 17 and 47 are the centres
+    assert differ(first[:, 41:53], middle[:, 41:53]) < 0.02 < 0.15 < differ(first[:, 11:23], middle[:, 11:23]), "from the left"
     assert differ(first[:, 11:23], last[:, 41:53]) < 0.02 < 0.15 < differ(first[:, 11:23], last[:, 11:23])
     left = drawn_video("square", -0.625, 0, frames=8)
     assert differ(left[0][:, 41:53], left[-1][:, 11:23]) < 0.02 < 0.15 < differ(left[0][:, 11:23], left[-1][:, 11:23])
@@ -197,6 +199,19 @@ def test_the_split_is_the_seeds_and_a_class_keeps_its_own(tmp_path):
     film(folder / "jumps" / "a.mp4")
     film(folder / "jumps" / "b.mp4")
     assert held(0, "walks") == before
+    assert held(0, "walks") != [path.replace("runs", "walks") for path in held(0, "runs")], "each class draws its own"
+    both = folder_of(tmp_path / "two", walks=2, runs=2)
+    assert folder_lists(both, tmp_path / "lists", 0.9).counts == {"runs": (1, 1), "walks": (1, 1)}, "one stays to train on"
+
+
+def test_a_video_with_a_damaged_end_is_left_out(tmp_path):
+    folder = folder_of(tmp_path, walks=2, runs=2)
+    torn = bytearray(encode(folder / "walks" / "torn.mp4", g="250", bf="0").read_bytes())
+    start = torn.index(b"mdat") - 4
+    end = start + int.from_bytes(torn[start:start + 4], "big")
+    torn[end - 180:end] = b"\xff" * 180  # a tenth of the frames' bytes: the first and the middle frame are whole
+    (folder / "walks" / "torn.mp4").write_bytes(torn)
+    assert folder_lists(folder, tmp_path / "lists").skipped == {"walks/torn.mp4": "is damaged: a frame cannot be decoded"}
 
 
 def test_what_cannot_be_read_is_named_once_and_left_out(tmp_path, capsys):
@@ -266,7 +281,7 @@ def test_an_upload_is_answered_like_a_file_and_leaves_nothing(tmp_path, model):
 
     found = answer_upload("holiday.mp4", path.read_bytes(), answer)
     assert torch.equal(found.probabilities, predict(model, path, CLIP).probabilities)
-    for name in ("../../a.mp4", "C:\\x\\a.mp4", "", ".", "a\0b.mp4", "x" * 300 + ".mp4"):
+    for name in ("../../a.mp4", "C:\\x\\a.mp4", "", ".", "a\0b.mp4", "x" * 300 + ".mp4", "a." + "x" * 300):
         answer_upload(name, path.read_bytes(), answer)
     assert not any(file.exists() for file in seen) and all(file.name.startswith("upload") for file in seen)
 
@@ -323,15 +338,30 @@ def test_the_timeline_marks_the_frames_that_are_taken(tmp_path):
         assert [a.xy[0] for a in shown] == wanted[0]
         frames = read_clip(path, wanted[0]).numpy()
         assert all((a.offsetbox.get_data() == f).all() for a, f in zip(shown, frames, strict=True))
+        words = [t.get_text() for t in axis.texts if t.get_text().startswith("t = ")]
+        assert words == ["t = 0", "t = 1"], "places in the clip, not in the file"
+    one, two = (axis.get_title(loc="left") for axis in figure.axes)
+    assert one == "uniform: frames 5, 15" and two.startswith(f"dense: frames {wanted[0][0]}, {wanted[0][1]}, and 1 more view")
     with pytest.raises(VideoError):
         timeline(tmp_path / "gone.mp4", {"uniform": CLIP})
     assert not plt.get_fignums()
 
 
+def test_of_many_frames_the_timeline_shows_eight_from_first_to_last(tmp_path):
+    long = ClipConfig.from_dict(CLIP.to_dict() | {"frames": 16})
+    (axis,) = timeline(film(tmp_path / "a.mp4", 32), {"uniform": long}).axes
+    shown = [a.xy[0] for a in axis.artists if hasattr(a, "xyann")]
+    assert shown == [1, 5, 9, 13, 19, 23, 27, 31] and len(axis.collections[0].get_segments()) == 16, "a mark for each of the 16"
+    assert [t.get_text() for t in axis.texts[:8]] == [f"t = {n // 2}" for n in shown]
+
+
 def test_the_bars_are_the_probabilities_in_falling_order():
-    p = torch.tensor([0.1, 0.7, 0.2])
-    figure = bars(Prediction(p, torch.stack([p, p]), NAMES, 2, [[0, 1]], torch.zeros(0), torch.zeros(0)), top=2)
+    p, views = torch.tensor([0.1, 0.7, 0.2]), torch.tensor([[0.1, 0.8, 0.1], [0.1, 0.6, 0.3]])
+    figure = bars(Prediction(p, views, NAMES, 2, [[0, 1]], torch.zeros(0), torch.zeros(0)), top=2)
     axis = figure.axes[0]
+    *dots, guess = axis.lines
+    assert [d.get_xdata().tolist() for d in dots] == views[:, [1, 2]].tolist(), "each view's, of the classes shown"
+    assert guess.get_xdata()[0] == pytest.approx(1 / 3), "guessing is among all classes, shown or not"
     assert [b.get_width() for b in axis.patches] == pytest.approx([0.7, 0.2])
     assert [t.get_text() for t in axis.get_yticklabels()] == ["jumps", "stands"]
     assert "jumps" in axis.get_title(loc="left") and f"{math.log(3):.2f}" in axis.get_xlabel()

@@ -65,7 +65,8 @@ def test_the_opening_figure_and_animation_are_drawn_by_one_command(tmp_path, mon
     import i2vlib.show.opening as opening
     monkeypatch.setattr(opening, "FIGURE", tmp_path / "figures" / "opening.png")
     monkeypatch.setattr(opening, "ANIMATION", tmp_path / "figures" / "opening.gif")
-    opening.main()
+    with plt.rc_context():  # it sets the course's style, which the tests after this one do not expect
+        opening.main()
     assert 20_000 < (tmp_path / "figures" / "opening.png").stat().st_size < 1_500_000
     for path in (opening.ANIMATION, ROOT / "notebooks" / "figures" / "opening.gif"):  # made now, and committed
         with Image.open(path) as moving:

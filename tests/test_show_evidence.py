@@ -101,8 +101,9 @@ def test_bars_stand_under_their_frames_on_one_scale(frames):
 @pytest.mark.parametrize("draw", [
     lambda name: gradcam(clip(4), torch.rand(4, 8, 8), name=name, title="t"),
     lambda name: patch_importance(clip(1), torch.rand(1, 8, 8), name=name),
+    lambda name: gradcam(clip(1), torch.rand(1, 8, 8), title=f"{name}: a title that is wider than the frame"),
     lambda name: frame_importance(clip(4), torch.tensor([-1e3, 200.0, 0.0, -1e-3]), name=name),
-], ids=["gradcam", "patches", "frames"])
+], ids=["gradcam", "patches", "title", "frames"])
 def test_no_text_leaves_the_page(draw, tmp_path):
     """With a class name of Something-Something's length; every bar's number stays inside its axes too."""
     figure = draw("Showing that something is inside something else")

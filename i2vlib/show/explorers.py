@@ -127,12 +127,11 @@ def explore_offsets(model: nn.Module, clip: Tensor, class_names: Sequence[str] =
 
     def by_hand(change) -> None:
         now = tuple(controls[name].value for name in heads)
-        if not explorer._held and view.settings.get(choice.value) != now:
+        if view.settings.get(choice.value) != now:
             choice.value = "by hand"
 
     choice.observe(by_choice, names="value")
-    for name in heads:
-        controls[name].observe(by_hand, names="value")
+    explorer.text.observe(by_hand, names="value")  # it names the offsets: it changes after every draw, a program's too
     return explorer
 
 

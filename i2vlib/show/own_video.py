@@ -66,7 +66,8 @@ def _row(axis, total: int, indices: list[list[int]], shown: list[tuple[int, int]
 
 def _words(indices: list[list[int]]) -> str:
     numbers = ", ".join(map(str, indices[0][:THUMBNAILS])) + (", ..." if len(indices[0]) > THUMBNAILS else "")
-    return f"frames {numbers}" + (f", and {len(indices) - 1} more views" if len(indices) > 1 else "")
+    more = len(indices) - 1
+    return f"frames {numbers}" + (f", and {more} more view{'s' * (more > 1)}" if more else "")
 
 
 def bars(prediction: Prediction, *, top: int = 8, title: str = "") -> Figure:
