@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from i2vlib.classifier import VideoClassifier
-from i2vlib.data.mini import TASKS
+from i2vlib.config import ClipConfig
+from i2vlib.data.datasets import VideoDataset
+from i2vlib.data.mini import TASKS, mini_data
 from i2vlib.experiments import mini_model, mini_sets, train_mini
-from i2vlib.weights import MINI_TOWER, load_checkpoint, save_checkpoint
+from i2vlib.weights import MINI_TOWER, checkpoint_info, load_checkpoint, save_checkpoint
 
 ASSETS = MINI_TOWER.parent
 SHIPPED = {"motion": "zeroi2v-mini-motion", "corrupted": "inti-mini-corrupted"}  # task -> preset
@@ -41,13 +43,16 @@ def ship(task: str, folder: str | Path = ASSETS, seed: int = 0, steps: int = 0) 
 def shipped(task: str) -> tuple[VideoClassifier, Tensor, Tensor, tuple[str, ...]]:
     """The shipped checkpoint of `task` in eval mode, with all test clips (n,T,3,S,S), their labels (n,) and the class names.
 
-    The clips are rendered on first use. Raises ValueError for a task that has no shipped checkpoint.
+    Clips are cut and classes named as the file says. The clips are rendered on first use. Raises ValueError for a task that has
+    no shipped checkpoint.
     """
     if task not in SHIPPED:
         raise ValueError(f"task {task!r}: allowed are {', '.join(SHIPPED)}")
-    items = list(mini_sets(task)[1])
+    path, folder = ASSETS / f"{task}.safetensors", mini_data(task)
+    info = checkpoint_info(path)
+    items = list(VideoDataset(folder / "val.txt", folder, ClipConfig.from_dict(info["clip"]), train=False))
     clips, labels = torch.cat([x["video"] for x in items]), torch.tensor([int(x["label"]) for x in items])
-    return load_checkpoint(ASSETS / f"{task}.safetensors").eval(), clips, labels, TASKS[task].class_names
+    return load_checkpoint(path).eval(), clips, labels, tuple(info["class_names"])
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -21,6 +21,9 @@ from i2vlib.claims import MIME
 
 ROOT = Path(__file__).resolve().parent.parent
 TITLE = "Image models become video models"
+BADGE = Path(__file__).with_name("assets") / "open_in_colab.svg"  # ours, in place of Colab's, which lies abroad
+NOWHERE = "OWNER/REPO"  # what the repository is called until `make badges` names one
+SIGNS = (".buildinfo", ".nojekyll", "index.html")  # all that a site of ours has: one of them alone may be anyone's
 CONFIG = {  # what conf.py says
     "project": TITLE, "html_title": TITLE, "html_theme": "furo", "html_css_files": ["site.css"], "html_static_path": ["_static"],
     "extensions": ["myst_nb", "sphinx.ext.githubpages"],  # the second writes .nojekyll: folders with _ are served
@@ -57,13 +60,10 @@ def build(out: Path, root: Path = ROOT) -> list[Path]:
     """Make the site of the repository at `root` in the folder `out`, in place of what lies there; its pages.
 
     Raises SiteError where Sphinx warns of anything (a link without an end, an unknown output, broken markup): it has written
-    its words to stderr. Then there is no `out`, not an old one either. Raises SiteError, too, for a folder that holds
-    anything but a site: it would be lost.
+    its words to stderr. Then there is no `out`, not an old one either. Raises SiteError, too, where `out` is or lies in a file,
+    is a checkout of git, or holds anything but a site: it would be lost.
     """
-    if out.exists() and not ((out / ".nojekyll").exists() and (out / "index.html").exists()) and any(out.iterdir()):
-        raise SiteError(f"{out} holds something else than a site: allowed is a new folder, an empty one or an earlier site")
-    shutil.rmtree(out, ignore_errors=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_room(out)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".site-") as folder:  # myst-nb writes beside its output, too
         source, made = Path(folder) / "source", Path(folder) / "html"
         write_sources(source, root)
@@ -73,6 +73,22 @@ def build(out: Path, root: Path = ROOT) -> list[Path]:
         (made / "_sources").rmdir()  # empty, as html_copy_source has it
         made.rename(out)
     return sorted(out.rglob("*.html"))
+
+
+def make_room(out: Path) -> None:
+    """Remove an earlier site at `out` and make the folder around it. Raises SiteError for anything else that lies there."""
+    allowed = "allowed is a new folder, an empty one or an earlier site"
+    if out.exists() and not out.is_dir():
+        raise SiteError(f"{out} is a file: {allowed}")
+    if (out / ".git").exists():  # such as a checkout of gh-pages, which looks like a site
+        raise SiteError(f"{out} is a checkout of git, whose history would be lost: {allowed}, to be copied into it")
+    if out.exists() and any(out.iterdir()) and not all((out / name).exists() for name in SIGNS):
+        raise SiteError(f"{out} holds something else than a site: {allowed}")
+    shutil.rmtree(out, ignore_errors=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SiteError(f"{out} cannot be made: {error}") from error
 
 
 def write_sources(source: Path, root: Path = ROOT) -> None:
@@ -85,6 +101,7 @@ def write_sources(source: Path, root: Path = ROOT) -> None:
         (source / name).mkdir()
     shutil.copy(root / "data" / "README.md", source / "data")
     shutil.copy(Path(__file__).with_name("site.css"), source / "_static")
+    shutil.copy(BADGE, source / "_static")
     names = {p.name[:2]: p.name for p in paths}
     for path in paths:
         nbformat.write(page(nbformat.read(path, 4), {n: name for n, name in names.items() if name != path.name}),
@@ -98,12 +115,13 @@ def write_sources(source: Path, root: Path = ROOT) -> None:
 def page(notebook, others: dict[str, str]):
     """A notebook as the site shows it: solutions and the setup cell folded, other notebooks linked where they are named.
 
-    others: number -> file name. The notebook is changed and returned. Claims lose the form that only the page of results reads.
+    others: number -> file name. The notebook is changed and returned. Claims lose the form that only the page of results reads;
+    the badge is the site's own, or none as long as its link leads nowhere.
     """
     setup = True
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = link_notebooks(cell.source, others)
+            cell.source = link_notebooks(own_badge(cell.source), others)
         elif cell.cell_type == "code":
             for output in cell.outputs:
                 output.get("data", {}).pop(MIME, None)
@@ -119,6 +137,14 @@ def fold(cell, tag: str, what: str) -> None:
     """Show a cell closed, under a line that opens it."""
     cell.metadata["tags"] = [*cell.metadata.get("tags", []), tag]
     cell.metadata["mystnb"] = {"code_prompt_show": f"Show {what}", "code_prompt_hide": f"Hide {what}"}
+
+
+def own_badge(text: str) -> str:
+    """Markdown with the image of the site in its Colab badge; without the badge where that opens the placeholder's repository."""
+    def badge(found: re.Match) -> str:
+        return "" if f"/{NOWHERE}/" in found[2] else f"[![{found[1]}](../_static/{BADGE.name})]({found[2]})"
+
+    return re.sub(r"\[!\[([^]]*)\]\(https://colab\.research\.google\.com/assets/[^)]*\)\]\(([^)]*)\)", badge, text)
 
 
 def link_notebooks(text: str, names: dict[str, str], folder: str = "") -> str:

@@ -15,11 +15,12 @@ import pytest
 
 from i2vlib import site
 from i2vlib.claims import MIME
-from i2vlib.environment import DEVELOPMENT
-from i2vlib.site import ROOT, SiteError, build, landing_pages, link_notebooks, main, page
+from i2vlib.environment import DEVELOPMENT, REPOSITORY
+from i2vlib.site import BADGE, NOWHERE, ROOT, SIGNS, SiteError, build, landing_pages, link_notebooks, main, page
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-ABROAD = re.compile(r"https://(colab\.research\.google\.com/assets/|cdn\.jsdelivr\.net/npm/mathjax@)")  # all that is fetched
+ABROAD = re.compile(r"https://cdn\.jsdelivr\.net/npm/mathjax@")  # all that is fetched: the formulas
+COLAB = "https://colab.research.google.com/github/{}/blob/main/notebooks/{}"
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +88,13 @@ def test_the_landing_page_leads_to_every_notebook_and_shows_the_figure(made):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_page_holds_what_the_notebook_holds(made, path):
-    """Its badge, figures and claims; solutions closed; tables as tables and no Markdown that was not read."""
+    """Figures and claims, a badge that leads somewhere or none; solutions closed; tables as tables, all Markdown read."""
     notebook, text = nbformat.read(path, 4), (made / "notebooks" / f"{path.stem}.html").read_text()
     words = " ".join(Reader(made / "notebooks" / f"{path.stem}.html").words)
     cells = [c for c in notebook.cells if c.cell_type == "code"]
     outputs = [o.get("data", {}) for c in cells for o in c.outputs]
-    assert f"blob/main/notebooks/{path.name}" in text
+    repository = REPOSITORY.search((ROOT / "notebooks" / "setup_cell.py").read_text()).group(1)
+    assert (COLAB.format(repository, path.name) in text) == (repository != NOWHERE) == ("Open in Colab" in text)
     figures = set(re.findall(r'src="\.\./(_images/[0-9a-f]{64}\.png)"', text))
     assert len(figures) == len({o["image/png"] for o in outputs if "image/png" in o})
     assert words.count("holds") >= sum(MIME in o for o in outputs)
@@ -120,6 +122,18 @@ def test_a_notebook_is_folded_and_freed_of_what_only_the_results_page_reads():
     assert "tags" not in shown.metadata and dict(shown.outputs[0].data) == {"text/html": "<b>holds</b>"}
     assert solution.metadata.tags == ["solution", "hide-cell"]
     assert solution.metadata.mystnb["code_prompt_show"] == "Show the solution"
+
+
+def test_a_badge_is_drawn_by_us_and_stands_only_where_it_leads_somewhere(small):
+    path = small / "notebooks" / "00_a.ipynb"
+    image, before = "https://colab.research.google.com/assets/colab-badge.svg", path.read_text()
+    for repository, shown in (("you/fork", ["../_images/open_in_colab.svg"]), (NOWHERE, [])):
+        link = COLAB.format(repository, path.name)
+        path.write_text(before.replace('"# A"', json.dumps(f"# A\n\n[![Open in Colab]({image})]({link})\n\ntext")))
+        build(small / "site", small)
+        reader = Reader(small / "site" / "notebooks" / "00_a.html")
+        assert [a for a in reader.loads if "colab" in a] == shown and (link in reader.links) == bool(shown)
+    assert "<script" not in BADGE.read_text() and "href" not in BADGE.read_text()  # an image that fetches nothing
 
 
 def test_the_readme_is_cut_at_its_headings():
@@ -154,18 +168,36 @@ def test_nothing_is_executed_and_a_site_replaces_a_site_only(small, tmp_path):
     (out / "old.html").write_text("")
     build(out, small)
     assert not (out / "old.html").exists()
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "letters.txt").write_text("dear")
-    with pytest.raises(SiteError, match="holds something else than a site: allowed is"):
-        build(tmp_path / "mine", small)
-    assert (tmp_path / "mine" / "letters.txt").exists()
+    for missing in SIGNS:
+        mine = tmp_path / f"without {missing}"
+        mine.mkdir()
+        for name in {*SIGNS, "letters.txt"} - {missing}:
+            (mine / name).write_text("dear")
+        with pytest.raises(SiteError, match="holds something else than a site: allowed is"):
+            build(mine, small)
+        assert (mine / "letters.txt").exists()
+
+
+def test_neither_a_file_nor_a_checkout_is_replaced(small, tmp_path):
+    (tmp_path / "file").write_text("dear")
+    for out, words in ((tmp_path / "file", "is a file: allowed is a new folder"), (tmp_path / "file" / "in", "cannot be made")):
+        with pytest.raises(SiteError, match=words):
+            build(out, small)
+    assert (tmp_path / "file").read_text() == "dear"
+    site_of_git = tmp_path / "gh-pages"
+    site_of_git.mkdir()
+    for name in (*SIGNS, ".git"):  # a worktree has .git as a file
+        (site_of_git / name).write_text("dear")
+    with pytest.raises(SiteError, match="is a checkout of git"):
+        build(site_of_git, small)
+    assert (site_of_git / ".git").exists() and (site_of_git / "index.html").read_text() == "dear"
 
 
 @pytest.mark.parametrize("wrong", ["[there](01_nowhere.ipynb)", "![figure](figures/nowhere.png)", "{nosuchrole}`x`"])
 def test_a_warning_is_an_error_and_leaves_no_site(small, tmp_path, capfd, wrong):
     path = small / "notebooks" / "00_a.ipynb"
     (tmp_path / "site").mkdir()
-    for name in (".nojekyll", "index.html"):  # an earlier site
+    for name in SIGNS:  # an earlier site
         (tmp_path / "site" / name).touch()
     path.write_text(path.read_text().replace('"# A"', json.dumps(f"# A\n\n{wrong}")))
     with pytest.raises(SiteError, match="a warning is an error"):
@@ -246,9 +278,11 @@ def test_a_solution_opens_by_a_click(browser, made):
     opened.close()
 
 
-def test_no_page_is_wider_than_the_window(browser, made):
+def test_no_page_is_wider_than_the_window_and_no_printed_line_is_cut(browser, made):
     for path in sorted(made.rglob("*.html")):
         opened, _, thrown = visit(browser, path)
+        cut = "[...document.querySelectorAll('.cell_output pre')].filter(p=>p.scrollWidth > p.clientWidth).map(p=>p.innerText)"
+        assert not opened.evaluate(cut), f"{path.name}: what cells printed is cut at the right"
         for width in (400, 800, 1100, 1400, 1920):
             opened.set_viewport_size({"width": width, "height": 1000})
             wide = opened.evaluate("document.documentElement.scrollWidth")
