@@ -6,9 +6,11 @@ the tokens of frame t+δ, or of its own where t+δ lies outside the clip (ZeroI2
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import index
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,17 +31,13 @@ def attention_weights(model: nn.Module, layers: Sequence[int] | None = None) -> 
     compression. layers: only these blocks, from the end if negative; the others are None, so that weights[i] is always block i.
     The numbers are those of the block's own projections, adapters and relocated keys. A block holds B·T·h·N² of them.
 
-    Raises ValueError where the model has no such blocks, and in a forward pass where adapters drop out at random: the weights
-    could not be computed again.
+    Raises ValueError where the model has no such blocks, for no layers at all, and in a forward pass where adapters drop out at
+    random: the weights could not be computed again.
     """
     blocks = [module for module in model.modules() if isinstance(module, Attention)]
     if not blocks:
         raise ValueError("this model has no block with i2vlib's attention: allowed is a VideoClassifier, a VideoViT or a part")
-    chosen = range(len(blocks)) if layers is None else layers
-    if wrong := [i for i in chosen if not -len(blocks) <= i < len(blocks)]:
-        raise ValueError(f"layers has {wrong[0]}: allowed is {-len(blocks)} to {len(blocks) - 1}, this model has {len(blocks)} "
-                         "blocks")
-    chosen = sorted({i % len(blocks) for i in chosen})
+    chosen = block_numbers(layers, len(blocks))
     weights: list[Tensor | None] = []
 
     def record(block: int):
@@ -55,6 +53,27 @@ def attention_weights(model: nn.Module, layers: Sequence[int] | None = None) -> 
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def block_numbers(layers: Sequence[int] | None, blocks: int) -> list[int]:
+    """The chosen ones of a model's blocks, from 0, in order, each once: all for None, from the end if negative.
+
+    Raises ValueError for none and for one that the model does not have.
+    """
+    chosen = whole_numbers(range(blocks) if layers is None else layers, "layers")
+    if not chosen:
+        raise ValueError("layers has no block: allowed is one or more, or None for all")
+    if wrong := [i for i in chosen if not -blocks <= i < blocks]:
+        raise ValueError(f"layers has {wrong[0]}: allowed is {-blocks} to {blocks - 1}, this model has {blocks} blocks")
+    return sorted({i % blocks for i in chosen})
+
+
+def whole_numbers(numbers: Iterable[int], name: str) -> tuple[int, ...]:
+    """Whole numbers of any kind, Python's, NumPy's or a tensor's, as ints. Raises ValueError, which calls them `name`."""
+    try:
+        return tuple(map(index, numbers))
+    except TypeError:
+        raise ValueError(f"{name} = {numbers!r}: allowed is a sequence of whole numbers") from None
 
 
 @torch.no_grad()
@@ -88,12 +107,15 @@ def query_maps(weights: Tensor, query: Query = "class") -> Tensor:
 
 def query_token(query: Query, side: int) -> int:
     """The number of the query's token in a frame of side·side patches."""
-    if isinstance(query, str):
-        if query == "class":
-            return 0
-    elif len(query) == 2 and all(0 <= place < side for place in query):
-        return 1 + query[0] * side + query[1]
-    raise ValueError(f"query {query!r}: allowed is 'class' or (row, column), each 0 to {side - 1}")
+    if isinstance(query, str) and query == "class":
+        return 0
+    try:
+        row, column = map(index, query)
+    except (TypeError, ValueError):  # no whole numbers, or not two
+        row = column = -1
+    if not (0 <= row < side and 0 <= column < side):
+        raise ValueError(f"query {query!r}: allowed is 'class' or (row, column), each 0 to {side - 1}")
+    return 1 + row * side + column
 
 
 def grid_side(tokens: int) -> int:
@@ -125,11 +147,12 @@ def on_place_read(maps: Tensor, place: Tensor, offsets: Sequence[int] = ()) -> T
     place: bool, where the thing is in each frame, or 0 to 1; offsets: one int a head, () = all spatial. Raises ValueError where
     they do not fit.
     """
-    frames, heads = maps.shape[1:3]
-    offsets = tuple(offsets) or (0,) * heads
-    if len(offsets) != heads or place.shape != maps.shape[:2] + maps.shape[3:]:
+    offsets = whole_numbers(offsets, "offsets")
+    if maps.ndim != 5 or place.shape != maps.shape[:2] + maps.shape[3:] or len(offsets) not in (0, maps.shape[2]):
         raise ValueError(f"maps {tuple(maps.shape)} with place {tuple(place.shape)} and {len(offsets)} offsets: allowed are "
                          "(B, T, h, H, W), (B, T, H, W) and one int a head or none")
+    frames, heads = maps.shape[1:3]
+    offsets = offsets or (0,) * heads
     shares = wide(maps).new_full(maps.shape[:3], torch.nan)
     for head, offset in enumerate(offsets):
         times = [t for t in range(frames) if 0 <= t + offset < frames]
@@ -180,9 +203,12 @@ def rollout(weights: Sequence[Tensor], offsets: Sequence[int] | Sequence[Sequenc
 
 
 def _every_block(offsets, blocks: int, heads: int) -> list[tuple[int, ...]]:
-    """One tuple of offsets a block."""
-    offsets = list(offsets)
-    every = [tuple(o) for o in offsets] if offsets and not isinstance(offsets[0], int) else [tuple(offsets)] * blocks
+    """One tuple of offsets a block, out of sequences, arrays or tensors of whole numbers."""
+    try:
+        rows = list(offsets)
+        every = [tuple(map(index, row)) for row in rows] if rows and np.ndim(rows[0]) else [tuple(map(index, rows))] * blocks
+    except TypeError:  # no whole numbers
+        every = []
     every = [o or (0,) * heads for o in every]
     if len(every) != blocks or any(len(o) != heads for o in every):
         raise ValueError(f"offsets {offsets}: allowed is one int for each of {heads} heads, or one such sequence for each of "

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -220,6 +221,22 @@ def test_rollout_of_weights_that_do_not_sum_to_one_keeps_the_sum():
     assert torch.allclose(share.sum(), torch.ones(())) and share.shape == (1, 2, 5)
 
 
+def test_numbers_of_any_library_are_taken():
+    g = torch.Generator().manual_seed(5)
+    w = [torch.rand(1, 4, 2, 5, 5, generator=g).softmax(-1) for _ in range(2)]
+    one, each = rollout(w, (0, -1)), rollout(w, [(0, -1), (2, 0)])
+    for offsets in (np.array([0, -1]), torch.tensor([0, -1]), [np.int64(0), np.int64(-1)], [torch.tensor(0), torch.tensor(-1)]):
+        assert torch.equal(rollout(w, offsets), one)
+    for offsets in (np.array([[0, -1], [2, 0]]), torch.tensor([[0, -1], [2, 0]]), [np.array([0, -1]), torch.tensor([2, 0])]):
+        assert torch.equal(rollout(w, offsets), each)
+    assert torch.equal(rollout(w, np.zeros(0, int)), rollout(w))
+    assert torch.equal(rollout(w, [(), (2, 0)]), rollout(w, [(0, 0), (2, 0)]))
+    maps, place = torch.rand(1, 4, 2, 3, 3, generator=g), torch.rand(1, 4, 3, 3, generator=g)
+    by_hand = on_place_read(maps, place, (0, 1))
+    assert all(torch.equal(on_place_read(maps, place, make([0, 1]))[:, :3], by_hand[:, :3]) for make in (np.array, torch.tensor))
+    assert query_token(np.array([1, 2]), 3) == query_token(torch.tensor([1, 2]), 3) == query_token([np.int64(1), 2], 3) == 6
+
+
 def test_query_maps_and_places_by_hand():
     weights = torch.arange(25.0).view(5, 5)
     assert torch.equal(query_maps(weights), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
@@ -246,9 +263,13 @@ def test_a_head_is_measured_on_the_place_in_the_frame_that_it_reads():
                 else:
                     assert got[b, t, head].isnan(), "outside the clip the head reads its own frame"
     assert torch.equal(on_place_read(maps, place), on_place(maps, place[:, :, None])), "all spatial"
-    for wrong in ((maps, place, (1,)), (maps, place[:1], ()), (maps, place[:, :2], ())):
+    for wrong in ((maps, place, (1,)), (maps, place[:1], ()), (maps, place[:, :2], ()), (maps[0], place[0], ()),
+                  (maps[0, 0], place[0, 0], ()), (maps[:, 0, 0], place[:, 0], ()),
+                  (torch.rand(4, 2, 3, 3), torch.rand(4, 2, 3), ())):
         with pytest.raises(ValueError, match="allowed are"):
             on_place_read(*wrong)
+    with pytest.raises(ValueError, match="offsets = 1: allowed is a sequence of whole numbers"):
+        on_place_read(maps, place, 1)
 
 
 def test_bad_input_is_refused():
@@ -256,6 +277,9 @@ def test_bad_input_is_refused():
         pass
     with pytest.raises(ValueError, match="layers has 3: allowed is -3 to 2"), attention_weights(net(), [0, 3]):
         pass
+    for layers, words in (([], "layers has no block"), (1, "layers = 1: allowed is a sequence"), ([0.5], "whole numbers")):
+        with pytest.raises(ValueError, match=words), attention_weights(net(), layers):
+            pass
     with pytest.raises(ValueError, match="drop out at random"), attention_weights(model := net().train()):
         model(video())
     for module in model.modules():
@@ -266,8 +290,9 @@ def test_bad_input_is_refused():
     assert len(weights) == 3, "a dropout of 0 is allowed"
     with pytest.raises(ValueError, match="'class' or \\(row, column\\), each 0 to 2"):
         query_maps(torch.rand(10, 10), (3, 0))
-    with pytest.raises(ValueError, match="query 'patch'"):
-        query_token("patch", 3)
+    for query in ("patch", 5, (3.5, 4), (1, 1.0), (1, 2, 0), (1,), None, ("1", "2"), torch.tensor(1), (-1, 0)):
+        with pytest.raises(ValueError, match="query .*: allowed is 'class' or"):
+            query_token(query, 9)
     with pytest.raises(ValueError, match="8 tokens a frame"):
         query_maps(torch.rand(8, 8))
     with pytest.raises(ValueError, match="of one H and W"):
@@ -275,8 +300,9 @@ def test_bad_input_is_refused():
     w = torch.rand(1, 4, 2, 5, 5).softmax(-1)
     with pytest.raises(ValueError, match="all of them"):
         rollout([w, None], (0, 1))
-    with pytest.raises(ValueError, match="one int for each of 2 heads"):
-        rollout([w], (0, 1, 2))
+    for wrong in ((0, 1, 2), 1, (0.5, 1), torch.tensor([0.0, 1.0]), [(0, 1)] * 2, [(0, 1, 2)], [(0, 1), 1], "ab", None):
+        with pytest.raises(ValueError, match="one int for each of 2 heads"):
+            rollout([w], wrong)
     with pytest.raises(ValueError, match="sites has 3: allowed is 1 to 2"):
         rollout([w, w], (0, 1), {3: torch.ones(1, 4, 5)})
     with pytest.raises(ValueError, match="every site that fuses"):

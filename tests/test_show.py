@@ -28,6 +28,27 @@ def test_film_has_a_row_a_clip_and_a_column_a_frame():
     assert not plt.get_fignums(), "closed, so that a notebook shows it once"
 
 
+def test_a_long_film_wraps_with_its_clips_side_by_side():
+    clips = [torch.randint(0, 256, (frames, 6, 6, 3), dtype=torch.uint8) for frames in (32, 18)]
+    figure = film(clips, rows=["a", "b"], title="long")
+    axes = np.array(figure.axes).reshape(4, 2, 8)  # (part of the time, clip, column)
+    for clip, frames in enumerate(clips):
+        for t in range(32):
+            shown = axes[t // 8, clip, t % 8].images
+            assert len(shown) == (t < len(frames)) and (not shown or np.array_equal(shown[0].get_array(), frames[t].numpy()))
+            assert axes[t // 8, 1, t % 8].get_xlabel() == f"t = {t}"
+    assert [a.get_ylabel() for a in axes[:, :, 0].ravel()] == ["a", "b"] * 4 and figure.get_size_inches()[0] < 12
+
+
+def test_films_that_cannot_be_drawn_are_refused():
+    clip = torch.zeros(2, 8, 8, 3, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="clips of \\[2, 2\\] frames with 1 rows: .* one row a clip"):
+        film([clip, clip], rows=["one"])
+    for nothing in ([], clip[:0], [clip, clip[:0]]):
+        with pytest.raises(ValueError, match="allowed is one clip or more, of a frame or more"):
+            film(nothing)
+
+
 def test_film_undoes_the_normalisation():
     frames = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
     as_seen = (frames.permute(0, 3, 1, 2) / 255 - torch.tensor(CLIP_MEAN).view(3, 1, 1)) / torch.tensor(CLIP_STD).view(3, 1, 1)
@@ -76,26 +97,24 @@ def test_the_opening_figure_and_animation_are_drawn_by_one_command(tmp_path, mon
 
 
 def test_the_readme_says_what_the_animations_heads_do():
-    from i2vlib.show.opening import TITLE, clearest_heads, object_place, on_left_places
+    from i2vlib.show.opening import clearest_heads, heads_title, object_place
     spatial, relocated, clips = clearest_heads()
     place, readme = object_place(clips), " ".join((ROOT / "README.md").read_text().split())
-    assert spatial.offset == 0 and relocated.offset == 1 and "in the next" in TITLE and spatial.maps.shape == (384, 4, 8, 8)
-    assert len(clips) == 384 and on_left_places(relocated, place) < 0.01 < 0.9 < min(spatial.on_place, relocated.on_place)
+    assert spatial.offset == 0 and relocated.offset == 1 and spatial.maps.shape == (384, 4, 8, 8)
+    assert len(clips) == 384 and 0.9 < min(spatial.on_place, relocated.on_place)
+    assert [heads_title(offset).split("head in ")[1] for offset in (1, -1, 2)] == ["the next", "the one before", "frame t+2"]
     assert (f"the clearest spatial head has {spatial.on_place:.2f} of its attention to patches on the object in its own frame, "
             f"the clearest relocated head {relocated.on_place:.2f} on the object in the next frame") in readme
     assert f"the object covers {place.float().mean():.2f} of a frame" in readme
 
 
-def test_the_object_is_where_the_colour_is_and_what_it_left_is_counted():
-    from i2vlib.show.opening import Head, object_place, on_left_places
+def test_the_object_is_where_the_colour_is():
+    from i2vlib.show.opening import object_place
     grey = torch.full((1, 2, 3, 48, 48), 0.5)
     grey[0, 0, 1:, :6, :6] = grey[0, 1, 1:, :6, 6:12] = 0  # red: patch (0,0), then (0,1)
     clips = (grey - torch.tensor(CLIP_MEAN).view(3, 1, 1)) / torch.tensor(CLIP_STD).view(3, 1, 1)
     place = object_place(clips)
     assert place.nonzero().tolist() == [[0, 0, 0, 0], [0, 1, 0, 1]]
-    maps = torch.zeros(1, 2, 8, 8)
-    maps[0, 0, 0, 0], maps[0, 0, 0, 1], maps[0, 1] = 0.1, 0.3, 1
-    assert on_left_places(Head(0, 0, 1, maps, 0.0), place) == pytest.approx(0.25)
 
 
 def test_interpolation_shows_each_site_the_cascade_and_the_fused_frame():
@@ -112,3 +131,41 @@ def test_interpolation_shows_each_site_the_cascade_and_the_fused_frame():
     assert axes[4].get_ylabel() == "weights at\nsite 1" and axes[15].get_title(loc="left") == "plain average"
     with pytest.raises(ValueError, match="allowed is"):
         interpolation(clip, [second])
+
+
+@pytest.mark.parametrize(("frames", "sites"), [(2, 1), (4, 2), (16, 1), (32, 2), (32, 3), (32, 5)])
+def test_weights_stand_under_their_frames_on_a_page_of_any_style(frames, sites):
+    """Without the course's style, whose layout the figure must not need, and with many frames."""
+    g = torch.Generator().manual_seed(0)
+    maps = [torch.rand(1, frames >> site, 5, generator=g) for site in range(sites)]
+    clip, group = torch.randn(frames, 3, 4, 4, generator=g), 2**sites
+    figure = interpolation(clip, maps, title="any style")
+    boxes = []
+    for axis in figure.axes:
+        axis.apply_aspect()
+        boxes.append((axis.get_position().extents.reshape(2, 2) * figure.get_size_inches()).ravel())
+    width, height = figure.get_size_inches()
+    assert width < 13 and all(0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height for x0, y0, x1, y1 in boxes)
+    pictures_at = [(axis, box) for axis, box in zip(figure.axes, boxes, strict=True) if axis.images]
+    middles = [(box[0] + box[2]) / 2 for _, box in pictures_at[:frames]]
+    assert len({round(m, 3) for m in middles}) == min(frames, max(8, group)), "columns"
+    at = frames
+    for weights in [*maps, *[maps[0]] * (sites > 1)]:  # the sites, then as many as frames: the cascade
+        each = frames // weights.shape[1]
+        for i in range(weights.shape[1]):
+            _, box = pictures_at[at + i]
+            own = slice(i * each, (i + 1) * each)
+            assert (box[0] + box[2]) / 2 == pytest.approx(np.mean(middles[own])), "under the middle of its frames"
+            assert all(box[3] < frame[1] for _, frame in pictures_at[own]), "under them"
+            assert box[2] - box[0] == pytest.approx(pictures_at[0][1][2] - pictures_at[0][1][0]), "of their size"
+        at += weights.shape[1]
+    assert len(pictures_at) == at + 2 * frames // group
+    for i in range(frames // group):
+        (_, fused), (_, average) = pictures_at[at + i], pictures_at[at + frames // group + i]
+        assert (fused[0] + average[2]) / 2 == pytest.approx(np.mean(middles[i * group:(i + 1) * group])) and fused[2] < average[0]
+    small = interpolation(clip, maps, size=0.6)
+    small.draw_without_rendering()
+    named = [text for text in small.findobj(plt.Text) if text.get_text() in ("by its weights", "plain average")]
+    words = sorted((text.get_window_extent() for text in named), key=lambda box: (-round(box.y0), box.x0))
+    assert len(words) == 2 * frames // group
+    assert all(a.x1 < b.x0 or a.y0 > b.y1 for a, b in zip(words, words[1:], strict=False)), "words stand apart"

@@ -14,7 +14,7 @@ import i2vlib as i2v
 from i2vlib.attention import attention_weights, frame_read, query_maps
 from i2vlib.backbone import Attention
 from i2vlib.show import attention, head_table, rollout_map, save_animation, use_style
-from i2vlib.show.attention import OTHER
+from i2vlib.show.attention import OTHER, _share
 from i2vlib.show.page import LINE, Page
 
 LUMA = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
@@ -134,6 +134,9 @@ def test_heads_and_frames_are_chosen_and_the_scale_stays():
         for axis, head in zip(mapped, (2, 0), strict=True):
             assert np.array_equal(axis.images[1].get_array(), all_of[3 * t + head].images[1].get_array())
             assert axis.get_title() == all_of[3 * t + head].get_title()
+    for one in (np.int64(2), torch.tensor(2), np.array([2])):
+        _, mapped = pictures_of(attention(clip(4), w, layer=1, offsets=np.array([1, 0, -1]), heads=one, t=np.int64(0)))
+        assert len(mapped) == 1 and np.array_equal(mapped[0].images[1].get_array(), all_of[2].images[1].get_array())
 
 
 def test_heads_of_two_models_are_told_apart_by_their_names():
@@ -151,10 +154,34 @@ def test_a_table_of_heads_has_their_numbers_and_frames_the_relocated():
     assert [t.get_text() for t in before.texts] == [".10", ".25", "1.00", ".000"] and before.get_title() == "before"
     assert np.array_equal(np.asarray(after.images[0].get_array()), tables["after"].numpy())
     assert not before.patches and [p.get_x() for p in after.patches] == [0.54], "a frame around head 1"
-    assert [t.get_text() for t in after.get_xticklabels()] == ["0", "1\nδ = −1"] and not plt.fignum_exists(figure.number)
+    assert [t.get_text() for t in after.get_xticklabels()] == ["0", "1\n−1"] and not plt.fignum_exists(figure.number)
     for wrong in ([()], [(), (1,)]):
         with pytest.raises(ValueError, match="for each of 2 tables"):
             head_table(tables, offsets=wrong)
+    for wrong in ({}, {"a": torch.rand(3)}, {"a": torch.rand(2, 2), "b": torch.rand(0, 2)}):
+        with pytest.raises(ValueError, match="allowed is one or more, each \\(blocks, h\\)"):
+            head_table(wrong)
+    trained = head_table({"a": tables["after"].clone().requires_grad_()}, offsets=np.array([[0, 1]]))
+    assert np.array_equal(np.asarray(trained.axes[0].images[0].get_array()), tables["after"].numpy())
+
+
+def test_labels_under_a_table_keep_apart_and_are_named_once():
+    figure = head_table({"a": torch.rand(2, 6), "b": torch.rand(2, 6)}, offsets=[(), (-1, 1, -1, 1, 10, -10)], title="x")
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in figure.axes[1].get_xticklabels()]
+    assert all(left.x1 + 2 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+    named = [text for text in figure.findobj(plt.Text) if text.get_visible() and "head" in text.get_text()]
+    assert [text.get_text() for text in named] == ["head, and its offset δ"] and figure._supxlabel is named[0]
+    assert named[0].get_window_extent().y1 < min(box.y0 for box in boxes)
+    assert head_table({"a": torch.rand(2, 2)})._supxlabel.get_text() == "head", "no offsets anywhere"
+
+
+def test_a_small_share_keeps_two_digits():
+    assert [_share(v) for v in (0.0, 1.6e-4, 1 / 6304, np.float32(0.0042), 0.00999, 0.0312, 0.25, 1.0)] == [
+        ".000", ".00016", ".00016", ".0042", ".010", ".031", ".25", "1.00"]
+    shares = torch.full((32, 197), 1 / (32 * 197))
+    labels = [a.get_ylabel() for a in rollout_map(clip(32, 28), shares).axes]
+    assert "rollout: share of the patch\n(1: the most, .00016)" in labels
 
 
 def test_behind_a_site_the_fused_frames_are_drawn():
@@ -221,6 +248,12 @@ def test_animation_of_a_clip_is_enlarged(tmp_path):
     assert moving.shape == (3, 244, 324, 3) and moving[1, 100, 160, 0] > 200 > 50 > moving[1, 100, 20, 0], "even sides"
 
 
+@pytest.mark.parametrize(("fps", "delay"), [(50, 20), (30, 30), (13, 80), (3, 330), (0.8, 1250)])
+def test_a_gif_plays_at_the_speed_nearest_to_the_one_asked_for(tmp_path, fps, delay):
+    assert Image.open(save_animation(clip(2), tmp_path / "a.gif", fps=fps)).info["duration"] == delay
+    assert save_animation(clip(2), tmp_path / "a.mp4", fps=60).exists()
+
+
 def test_bad_input_is_refused(tmp_path):
     w = weights(4)
     with pytest.raises(ValueError, match="layer = 2: allowed is a block that has weights: 1"):
@@ -231,6 +264,14 @@ def test_bad_input_is_refused(tmp_path):
         attention(clip(4), w, layer=0, heads=2)
     with pytest.raises(ValueError, match="t = \\[4\\]: allowed is 0 to 3"):
         attention(clip(4), w, layer=0, t=[4])
+    for wrong in (1.0, "a", [0, 1.5]):
+        with pytest.raises(ValueError, match="heads = .*: allowed is a sequence of whole numbers"):
+            attention(clip(4), w, layer=0, heads=wrong)
+    with pytest.raises(ValueError, match="offsets = 1: allowed is a sequence"):
+        attention(clip(4), w, layer=0, offsets=1)
+    for wrong in (5, (1.5, 1)):
+        with pytest.raises(ValueError, match="query .*: allowed is 'class' or"):
+            attention(clip(4), w, layer=0, query=wrong)
     with pytest.raises(ValueError, match="1 offsets: allowed is one a head, 2"):
         attention(clip(4), w, layer=0, offsets=(1,))
     with pytest.raises(ValueError, match="clip of 6 frames with weights for 4"):
@@ -243,6 +284,11 @@ def test_bad_input_is_refused(tmp_path):
         save_animation(clip(2), tmp_path / "a.avi")
     with pytest.raises(ValueError, match="0 frames at 3"):
         save_animation([], tmp_path / "a.gif")
+    for fps in (0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="a speed above 0"):
+            save_animation(clip(2), tmp_path / "a.mp4", fps=fps)
+    with pytest.raises(ValueError, match="fps = 60 for a .gif: allowed is up to 50"):
+        save_animation(clip(2), tmp_path / "a.gif", fps=60)
     with pytest.raises(ValueError, match="figures of 2 sizes"):
         save_animation([plt.figure(figsize=(1, 1)), plt.figure(figsize=(1, 2))], tmp_path / "a.gif")
     plt.close("all")

@@ -61,6 +61,32 @@ def test_a_fused_map_lies_between_its_frames_on_their_average():
         assert np.corrcoef(np.asarray(axis.images[0].get_array())[..., 0].ravel(), average.ravel())[0, 1] > 0.999
 
 
+@pytest.mark.parametrize("maps", [1, 2, 4])
+def test_a_map_of_many_frames_stands_under_rows_of_eight(maps):
+    shown, cam = clip(32), torch.rand(maps, 3, 4)
+    figure = gradcam(shown, cam, title="t")
+    plain, mapped, _ = split(figure)
+    each = 32 // maps
+    assert len(plain) == 32 and len(mapped) == maps and figure.get_size_inches()[0] < 11
+    assert len({round(place(axis)[0], 3) for axis in plain}) == 8
+    for t, axis in enumerate(plain):
+        assert np.array_equal(axis.images[0].get_array(), shown[t].numpy())
+        assert t % 8 == 0 or place(axis)[0] > place(plain[t - 1])[0]
+    for i, axis in enumerate(mapped):
+        own = [place(a) for a in plain[i * each:(i + 1) * each]]
+        middle = (min(box[0] for box in own) + max(box[2] for box in own)) / 2
+        assert np.isclose(place(axis)[[0, 2]].mean(), middle) and place(axis)[3] < min(box[1] for box in own)
+        assert all(place(a)[3] < place(axis)[1] for a in plain[(i + 1) * each:]), "and above the next"
+    boxes = [place(axis) for axis in figure.axes]
+    assert all(x0 >= 0 and y0 >= 0 for x0, y0, _, _ in boxes) and max(box[3] for box in boxes) <= figure.get_size_inches()[1]
+
+
+def test_the_scale_says_that_0_is_the_least_of_the_clip():
+    for name in ("falls", "the class"):
+        _, _, (bar,) = split(gradcam(torch.randn(4, 3, 12, 12), torch.rand(4, 3, 3), name=name))
+        assert bar.get_ylabel() == f"evidence for {name}\n0: least, 1: most in this clip"
+
+
 def test_stronger_is_more_opaque_and_signs_have_two_colours():
     drops = torch.tensor([[[-2.0, 0.0, 0.5, 1.0]]]).expand(2, 1, 4)
     _, mapped, (bar,) = split(patch_importance(clip(2), drops, name="falls", score="log_probability"))
@@ -142,3 +168,12 @@ def test_bad_input_is_refused():
         gradcam(clip(4), torch.tensor([-1.0, 1.0]).expand(4, 2, 2))
     with pytest.raises(ValueError, match=r"4 frames with drops \(3,\): allowed is one drop a frame"):
         frame_importance(clip(4), torch.zeros(3))
+    for draw, shape in ((patch_importance, (4, 2, 2)), (frame_importance, (4,))):
+        drops = torch.zeros(shape)
+        drops[1] = torch.nan
+        with pytest.raises(ValueError, match="[14] .*of them nan or infinite: allowed is one or more finite"):
+            draw(clip(4), drops)
+        with pytest.raises(ValueError, match="one or more finite numbers"):
+            draw(clip(4), drops[:0])
+    with pytest.raises(ValueError, match="from nan to nan: allowed is 0 to 1"):
+        gradcam(clip(4), torch.full((4, 2, 2), torch.nan))

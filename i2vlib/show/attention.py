@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from io import BytesIO
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 
 import av
@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-from i2vlib.attention import Query, frame_read, grid_side, query_maps
+from i2vlib.attention import Query, frame_read, grid_side, query_maps, whole_numbers
 from i2vlib.show.clips import frames_fused, pictures, signed
 from i2vlib.show.page import BLUE, COLUMNS, GAP, LINE, VERMILION, Page, grey, lay, name_row, ramp
 
@@ -47,12 +47,13 @@ def attention(clip: Tensor, weights: Sequence[Tensor | None], *, layer: int, hea
     shown = _fused(clip, frames)
     chosen = _numbers(heads, count, "heads")
     times = _numbers(t, frames, "t")
+    offsets = whole_numbers(offsets, "offsets")
     if offsets and len(offsets) != count:
         raise ValueError(f"{len(offsets)} offsets: allowed is one a head, {count}, or none")
     if names and len(names) != len(chosen):
         raise ValueError(f"{len(names)} names: allowed is one a row, {len(chosen)}, or none")
     names = list(names) or [f"head {head}" for head in chosen]
-    offsets = tuple(offsets) or (0,) * count
+    offsets = offsets or (0,) * count
     maps, each = query_maps(block, query).numpy(), len(clip) // frames  # (T,h,H,W)
     columns, inner = min(len(times), COLUMNS), size - GAP
     step = inner + LINE + 0.05
@@ -86,10 +87,15 @@ def head_table(tables: Mapping[str, Tensor], *, offsets: Sequence[Sequence[int]]
                size: float = 0.5) -> Figure:
     """A number from 0 to 1 for each head of each block, in tables side by side; columns of relocated heads are framed in blue.
 
-    tables: {name: (blocks,h)}; offsets: for each table one int a head, () = all spatial. size: width of a cell, inches. Returns
-    the figure, closed. Raises ValueError where offsets and tables do not fit.
+    tables: {name: (blocks,h)}; offsets: for each table one int a head, () = all spatial; a relocated head's stands below its
+    number. size: width of a cell, inches. Returns the figure, closed. Raises ValueError for other tables and where offsets do
+    not fit them.
     """
-    offsets = list(offsets) or [()] * len(tables)
+    if not tables or any(t.ndim != 2 or not t.numel() for t in tables.values()):
+        shapes = {name: tuple(t.shape) for name, t in tables.items()}
+        raise ValueError(f"tables {shapes}: allowed is one or more, each (blocks, h)")
+    tables = {name: t.detach().cpu().float() for name, t in tables.items()}
+    offsets = [whole_numbers(o, "offsets") for o in offsets] or [()] * len(tables)
     if len(offsets) != len(tables) or any(o and len(o) != t.shape[1] for o, t in zip(offsets, tables.values(), strict=False)):
         raise ValueError(f"offsets {offsets}: allowed is, for each of {len(tables)} tables, () or one int a head")
     blocks, heads = max(len(t) for t in tables.values()), sum(t.shape[1] for t in tables.values())
@@ -101,14 +107,15 @@ def head_table(tables: Mapping[str, Tensor], *, offsets: Sequence[Sequence[int]]
             axis.text(head, block, _share(value), ha="center", va="center", color="white" if value > 0.6 else "black", fontsize=9)
         for head in np.flatnonzero(moved):
             axis.add_patch(Rectangle((head - 0.46, -0.46), 0.92, len(table) - 0.08, fill=False, ec=OTHER, lw=2.2))
-        reads = [f"{head}\nδ = {signed(offset)}" if offset else str(head) for head, offset in
+        reads = [f"{head}\n{signed(offset)}" if offset else str(head) for head, offset in
                  enumerate(moved or (0,) * table.shape[1])]
-        axis.set(title=name, xlabel="head", xticks=range(len(reads)), xticklabels=reads, yticks=range(len(table)))
+        axis.set(title=name, xticks=range(len(reads)), xticklabels=reads, yticks=range(len(table)))
         axis.set_yticklabels([f"block {block + 1}" for block in range(len(table))])
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
     bar = figure.colorbar(shown, ax=axes, label=label, pad=0.01)
     bar.outline.set_visible(False)
+    figure.supxlabel("head, and its offset δ" if any(map(any, offsets)) else "head", fontsize=10)  # one, at one height for all
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     plt.close(figure)
     return figure
@@ -152,14 +159,17 @@ def save_animation(frames: Tensor | Sequence[Figure], path: str | Path, *, fps: 
     """A clip, or figures of one size, as a moving picture: .gif, which loops, or .mp4 (H.264, as browsers play it).
 
     frames: one clip as `film` takes it, enlarged in whole steps where it is small; or figures, such as [attention(..., t=t) for t
-    in range(T)]. fps: frames a second; dpi: of figures. Returns the path. Raises ValueError for another suffix, for nothing to
-    draw and for figures of different sizes.
+    in range(T)]. fps: frames a second; in a .gif each frame stands for a whole number of hundredths of a second, the nearest to
+    100/fps, so that 3 plays at 100/33 = 3.03, and more than 50 are refused: browsers slow them down. dpi: of figures. Returns the
+    path. Raises ValueError for another suffix or speed, for nothing to draw and for figures of different sizes.
     """
     path = Path(path)
     if path.suffix.lower() not in (".gif", ".mp4"):
         raise ValueError(f"{path}: allowed is a name that ends in .gif or .mp4")
-    if fps <= 0 or not len(frames):
+    if not 0 < fps < inf or not len(frames):
         raise ValueError(f"{len(frames)} frames at {fps} a second: allowed is one or more, and a speed above 0")
+    if path.suffix.lower() == ".gif" and fps > 50:
+        raise ValueError(f"fps = {fps} for a .gif: allowed is up to 50; an .mp4 may be faster")
     if isinstance(frames, Tensor):
         arrays = [np.kron(f, np.ones((max(1, ceil(LEAST / min(f.shape[:2]))),) * 2 + (1,), np.uint8))
                   for f in pictures(frames).numpy()]
@@ -173,7 +183,7 @@ def save_animation(frames: Tensor | Sequence[Figure], path: str | Path, *, fps: 
 
 def _write_gif(path: Path, arrays: Sequence[np.ndarray], fps: float) -> None:
     images = [Image.fromarray(a).quantize(256, dither=Image.Dither.NONE) for a in arrays]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0, disposal=2)
+    images[0].save(path, save_all=True, append_images=images[1:], duration=10 * round(100 / fps), loop=0, disposal=2)
 
 
 def _write_mp4(path: Path, arrays: Sequence[np.ndarray], fps: float) -> None:
@@ -217,7 +227,9 @@ def _fused(clip: Tensor, frames: int) -> np.ndarray:
 
 
 def _numbers(chosen: int | Sequence[int] | None, count: int, name: str) -> list[int]:
-    numbers = list(range(count)) if chosen is None else [chosen] if isinstance(chosen, int) else list(chosen)
+    if chosen is None:
+        return list(range(count))
+    numbers = list(whole_numbers([chosen] if np.ndim(chosen) == 0 else chosen, name))
     if not numbers or any(not 0 <= number < count for number in numbers):
         raise ValueError(f"{name} = {chosen}: allowed is 0 to {count - 1}, one or more")
     return numbers
@@ -241,6 +253,9 @@ def _time(t: int, each: int) -> str:
 
 
 def _share(value: float) -> str:
+    """.25, .048, and two digits that say something of a share however small."""
+    if 0 < value < 0.00995:
+        return np.format_float_positional(value, 2, fractional=False).lstrip("0")
     return f"{value:.3f}".lstrip("0") if value < 0.1 else f"{value:.2f}".removeprefix("0")
 
 

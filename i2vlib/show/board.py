@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from i2vlib.show.interpolation import WEIGHT_MAP
+from i2vlib.show.page import grey
 
 SHARP = 2  # pixels drawn for each that is asked for: screens have two
 HEAT, FIRST, SECOND, INK, PALE = "#D55E00", "#0072B2", "#009E73", "#222222", "#C8C8C8"  # of Okabe and Ito but the greys
@@ -125,10 +126,9 @@ def rgb(colour: str) -> np.ndarray:
 
 def heat(frame: np.ndarray, values: np.ndarray, most: float) -> np.ndarray:
     """A frame (S,S,3) uint8 in pale grey with heat on its patches: values (g,g), `most` of them as strong as heat gets."""
-    pale = np.repeat(110 + 0.55 * frame.astype(float).mean(2, keepdims=True), 3, 2)
     scale = frame.shape[0] // values.shape[0]
     share = np.clip(values / (most or 1), 0, 1).repeat(scale, 0).repeat(scale, 1)[..., None] * STRENGTH
-    return (pale * (1 - share) + rgb(HEAT) * share).round().astype(np.uint8)
+    return (grey(frame) * (1 - share) + rgb(HEAT) * share).round().astype(np.uint8)
 
 
 def heat_scale() -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from i2vlib.config import CLIP_MEAN, CLIP_STD
+from i2vlib.show.page import COLUMNS
 
 STYLE = Path(__file__).resolve().parents[1] / "assets" / "course.mplstyle"
 
@@ -23,29 +25,34 @@ def use_style() -> None:
 
 def film(clips: Tensor | Sequence[Tensor], *, title: str = "", rows: Sequence[str] = (), frames: Sequence[str] = (),
          size: float = 1.25) -> Figure:
-    """Draw one clip or several as rows of frames.
+    """Draw one clip or several as rows of frames, COLUMNS of them in a row: the first ones of each clip, the next of each, ...
 
     clips: one clip or a sequence of clips, each (T,H,W,3) uint8 as decoded, or (T,3,H,W) float as the model sees it (CLIP's
-    normalisation is undone). rows: a label for each clip; frames: a label for each column, "t = 0", "t = 1", ... if left out.
+    normalisation is undone). rows: a label for each clip; frames: a label for each time, "t = 0", "t = 1", ... if left out.
     size: width of a frame, inches. Returns the figure, closed, so that a notebook shows it once. Raises ValueError for other
-    shapes.
+    shapes, for nothing to draw, and where rows are not one a clip.
     """
     strips = [pictures(c) for c in ([clips] if isinstance(clips, Tensor) and clips.ndim == 4 else clips)]
-    columns = max(len(s) for s in strips)
-    tall = size * strips[0].shape[1] / strips[0].shape[2]
-    labels = list(frames) or [f"t = {t}" for t in range(columns)]
-    width, height = size * columns + (1.4 if rows else 0.2), tall * len(strips) + (0.75 if title else 0.4)
-    figure, axes = plt.subplots(len(strips), columns, squeeze=False, figsize=(width, height))
-    for r, strip in enumerate(strips):
-        for t, axis in enumerate(axes[r]):
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-            if t < len(strip):
-                axis.imshow(strip[t].numpy())
-            if r == len(strips) - 1 and t < len(labels):
-                axis.set_xlabel(labels[t])
-        if rows:
-            axes[r, 0].set_ylabel(rows[r], rotation=0, ha="right", va="center")
+    if not strips or not all(len(s) for s in strips) or len(rows) not in (0, len(strips)):
+        raise ValueError(f"clips of {[len(s) for s in strips]} frames with {len(rows)} rows: allowed is one clip or more, of a "
+                         "frame or more each, and one row a clip, or none")
+    longest, tall = max(len(s) for s in strips), size * strips[0].shape[1] / strips[0].shape[2]
+    columns, parts = min(longest, COLUMNS), ceil(longest / COLUMNS)
+    labels = list(frames) or [f"t = {t}" for t in range(longest)]
+    width = size * columns + (1.4 if rows else 0.2)
+    height = (tall * len(strips) + 0.25) * parts + (0.5 if title else 0.15)
+    figure, axes = plt.subplots(len(strips) * parts, columns, squeeze=False, figsize=(width, height), layout="constrained")
+    for (row, column), axis in np.ndenumerate(axes):
+        part, r = divmod(row, len(strips))
+        t = part * columns + column
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        if t < len(strips[r]):
+            axis.imshow(strips[r][t].numpy())
+        if r == len(strips) - 1 and t < len(labels):
+            axis.set_xlabel(labels[t])
+        if rows and column == 0:
+            axis.set_ylabel(rows[r], rotation=0, ha="right", va="center")
     figure.suptitle(title, ha="left", x=0.01, fontsize=11)
     plt.close(figure)
     return figure

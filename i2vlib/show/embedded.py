@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from i2vlib.attention import attention_weights, grid_side
+from i2vlib.attention import attention_weights, block_numbers, grid_side
 from i2vlib.backbone import at_rest
 from i2vlib.compression.weights import cascade, interpolation_weights
 from i2vlib.show.board import weight_table
@@ -84,13 +84,13 @@ def attention_page(model: nn.Module, clip: Tensor, *, layers: Sequence[int] | No
     """Point at a patch of any frame: its attention, on the frame that the head reads, in every head of every layer.
 
     The page opens with the query and head of `most_concentrated`; pointer, finger and keys choose others, as it says itself.
-    clip (T,3,S,S) float, as the model sees it; layers: which to embed, all if left out. Each row of attention (one query of one
-    head) is kept as bytes, 255 for its largest number: a number is off by that row's largest / 510 at most. Returns the
-    fragment. Raises ValueError where tokens have no places, or for more than MOST numbers: choose fewer layers.
+    clip (T,3,S,S) float, as the model sees it; layers: which to embed, from the end if negative, all if left out. Each row of
+    attention (one query of one head) is kept as bytes, 255 for its largest number: a number is off by that row's largest / 510
+    at most. Returns the fragment. Raises ValueError where tokens have no places, for a layer that the model does not have, or
+    for more than MOST numbers: choose fewer layers.
     """
     config, offsets = model.config, head_offsets(model)
-    count = len(offsets)
-    chosen = list(range(count)) if layers is None else sorted({i % count for i in layers})
+    chosen = block_numbers(layers, len(offsets))
     size = sum(config.frames_at(i) * config.tower.heads * config.tower.tokens**2 for i in chosen)
     if size > MOST:
         raise ValueError(f"{size / 1e6:.1f} million numbers of attention in {len(chosen)} layers: allowed is {MOST / 1e6:g} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from textwrap import wrap
 
 import numpy as np
@@ -13,7 +14,7 @@ from i2vlib.show.clips import pictures
 from i2vlib.show.page import BLUE, COLUMNS, GAP, LINE, VERMILION, Page, grey, lay, name_row, ramp
 
 FOR, AGAINST = VERMILION, BLUE
-LEFT, LETTER = 0.95, 0.065  # inches: labels, a letter of the scale's
+LEFT, LETTER = 0.95, 0.064  # inches: labels, a letter of the scale's
 
 
 def gradcam(clip: Tensor, cam: Tensor, *, name: str = "the class", title: str = "", size: float = 1.0) -> Figure:
@@ -27,7 +28,8 @@ def gradcam(clip: Tensor, cam: Tensor, *, name: str = "the class", title: str = 
     if cam.numel() and not 0 <= float(cam.min()) <= float(cam.max()) <= 1:
         raise ValueError(f"a map from {float(cam.min()):.3g} to {float(cam.max()):.3g}: allowed is 0 to 1; signed drops are for "
                          "patch_importance")
-    return _maps(clip, cam, ramp(FOR), Normalize(0, 1), "Grad-CAM", f"evidence for {name}\n(1: most in this clip)", title, size)
+    label = f"evidence for {name}\n0: least, 1: most in this clip"  # the package moves the least to 0: it says nothing of none
+    return _maps(clip, cam, ramp(FOR), Normalize(0, 1), "Grad-CAM", label, title, size)
 
 
 def patch_importance(clip: Tensor, drops: Tensor, *, name: str = "the class", score: str = "logit", title: str = "",
@@ -35,8 +37,10 @@ def patch_importance(clip: Tensor, drops: Tensor, *, name: str = "the class", sc
     """The frames, and under each of them the drop for every patch that is painted over, all on one scale around 0.
 
     drops (T,h,w), as evidence.occlude_patches gives them for the class `name` and this `score`; vermilion: the patch speaks for
-    the class, blue: against it. The rest as in `gradcam`. Raises ValueError where clip and drops do not fit.
+    the class, blue: against it. The rest as in `gradcam`. Raises ValueError where clip and drops do not fit, and for no drops or
+    nan among them.
     """
+    _refuse_nan(drops)
     most = float(drops.abs().max()) or 1.0  # no drop anywhere: an empty map, not a division by 0
     label = f"drop in the {score.replace('_', '-')} of\n{name} without the patch"
     return _maps(clip, drops, ramp(AGAINST, FOR), Normalize(-most, most), "patches", label, title, size)
@@ -48,10 +52,11 @@ def frame_importance(clip: Tensor, drops: Tensor, *, name: str = "the class", sc
 
     clip as in `gradcam`; drops (T,), as evidence.occlude_frames gives them for the class `name` and this `score`. Vermilion above
     the zero line: the frame speaks for the class; blue below: against it. Returns the figure, closed. Raises ValueError where the
-    two do not fit.
+    two do not fit, and for no drops or nan among them.
     """
+    _refuse_nan(drops)
     shown, values = pictures(clip).numpy(), drops.detach().cpu().double().numpy()
-    if values.shape != (len(shown),) or not len(shown):
+    if values.shape != (len(shown),):
         raise ValueError(f"clip of {len(shown)} frames with drops {tuple(drops.shape)}: allowed is one drop a frame, (T,)")
     columns, bars = min(len(shown), COLUMNS), 1.15
     tall = _height(shown, size)
@@ -78,32 +83,45 @@ def frame_importance(clip: Tensor, drops: Tensor, *, name: str = "the class", sc
 
 def _maps(clip: Tensor, maps: Tensor, colours: Colormap, norm: Normalize, row_name: str, label: str, title: str,
           size: float) -> Figure:
-    """Rows of frames, under each row its maps on the frames (or on the average of the frames that a map belongs to) in grey."""
+    """Rows of frames, under each row its maps on the frames (or on the average of the frames that a map belongs to) in grey.
+
+    A map of more than COLUMNS frames stands under several rows of them.
+    """
     shown, maps = pictures(clip).numpy(), maps.detach().cpu().float().numpy()
     if maps.ndim != 3 or not len(maps) or len(shown) % len(maps):
         raise ValueError(f"clip of {len(shown)} frames with maps {maps.shape}: allowed is (T, h, w), or (T', h, w) with T' a "
                          "divisor of T")
     each = len(shown) // len(maps)  # frames a map
-    columns = min(len(shown), max(each, COLUMNS // each * each))
-    tall = _height(shown, size)
-    long = min(2 * tall + GAP, 2.4)  # of the colour bar
+    columns = min(len(shown), COLUMNS // each * each or COLUMNS)
+    strips, tall = ceil(each / columns), _height(shown, size)  # strips: rows of frames over a row of maps
+    block, step = max(each, columns), tall + GAP  # block: frames in these strips
+    long = min(strips * step + tall, 2.4)  # of the colour bar
     lines = [line for part in label.split("\n") for line in wrap(part, max(12, int(long / LETTER)), break_on_hyphens=False)]
-    page = Page(len(shown), columns, 2 * tall + GAP, size, left=LEFT, right=0.72 + 0.16 * len(lines), below=LINE, title=title)
+    page = Page(ceil(len(shown) / block) * columns, columns, strips * step + tall, size, left=LEFT,
+                right=0.72 + 0.16 * len(lines), below=LINE, title=title)
     for t, picture in enumerate(shown):
-        axis = page.picture(t // columns, t % columns, tall + GAP, tall, picture)
-        if t % columns == 0:
+        strip, column = divmod(t % block, columns)
+        axis = page.picture(t // block, column, (strips - strip) * step, tall, picture)
+        if t % block == 0:
             name_row(axis, "frames")
     for i, values in enumerate(maps):
         first = i * each
         average = grey(shown[first:first + each].mean(0))
-        axis = page.picture(first // columns, first % columns + (each - 1) / 2, 0, tall, average)
+        middle = first % block + (min(each, columns) - 1) / 2
+        axis = page.picture(first // block, middle, 0, tall, average)
         laid = lay(axis, values, colours, norm)
         axis.set_xlabel(f"t = {first}" if each == 1 else f"t = {first} to {first + each - 1}, fused", fontsize=9)
-        if first % columns == 0:
+        if first % block == 0:
             name_row(axis, row_name)
-            axis.yaxis.set_label_coords(-((each - 1) / 2 * size + 0.05) / (size - GAP), 0.5)  # at the left, not at the picture
+            axis.yaxis.set_label_coords(-(middle * size + 0.05) / (size - GAP), 0.5)  # at the left, not at the picture
     page.scale(laid, "\n".join(lines), 0, long)
     return page.done()
+
+
+def _refuse_nan(drops: Tensor) -> None:
+    if not drops.numel() or not drops.isfinite().all():
+        wrong = int((~drops.isfinite()).sum())
+        raise ValueError(f"drops {tuple(drops.shape)}, {wrong} of them nan or infinite: allowed is one or more finite numbers")
 
 
 def _signed(value: float) -> str:

@@ -38,14 +38,12 @@ class Explorer(widgets.VBox):
 
     def picture(self, **values) -> bytes:
         """The PNG for these values, the controls' own for the rest, in 256 colours: a figure for print. Raises what fails."""
-        if unknown := sorted(set(values) - set(self.controls)):
-            raise ValueError(f"there is no control {unknown[0]!r}: allowed are {', '.join(self.controls)}")
+        self._check(values)
         return compact(self.view.draw(**self.values() | values)[0])
 
     def set(self, **values) -> None:
         """Move several controls, then draw once. Raises ValueError or TraitError for a value that a control does not have."""
-        if unknown := sorted(set(values) - set(self.controls)):
-            raise ValueError(f"there is no control {unknown[0]!r}: allowed are {', '.join(self.controls)}")
+        self._check(values)
         self._held = True
         try:
             for name, value in values.items():
@@ -65,6 +63,10 @@ class Explorer(widgets.VBox):
             return
         self.image.value, self.text.value = png, f"<code>{html.escape(text)}</code>"
         self._say("")
+
+    def _check(self, values: dict) -> None:
+        if unknown := sorted(set(values) - set(self.controls)):
+            raise ValueError(f"there is no control {unknown[0]!r}: allowed are {', '.join(self.controls)}")
 
     def _say(self, words: str) -> None:
         said = ({"output_type": "stream", "name": "stderr", "text": words},) if words else ()

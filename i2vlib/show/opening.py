@@ -17,7 +17,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from i2vlib.attention import attention_weights, frame_read, on_place, on_place_read, query_maps
+from i2vlib.attention import attention_weights, frame_read, on_place_read, query_maps
 from i2vlib.data.mini import TASKS, mini_data, object_place
 from i2vlib.data.video import read_clip
 from i2vlib.experiments import load_results
@@ -28,7 +28,6 @@ from i2vlib.show.page import GAP, LINE, Page, grey, lay
 
 FIGURE = Path(__file__).resolve().parents[2] / "notebooks" / "figures" / "opening.png"
 ANIMATION = FIGURE.with_suffix(".gif")
-TITLE = "ZeroI2V: a spatial head finds the object in its own frame, a relocated head in the next"
 STRATEGIES = {"probe-mini-motion": "linear probe", "full-mini-motion": "full fine-tuning",
               "adapters-mini-motion": "linear adapters", "embedding-mini-motion": "adapters, temporal embedding",
               "stdha-mini-motion": "adapters, STDHA", "zeroi2v-mini-motion": "adapters, STDHA, embedding\n(ZeroI2V)"}
@@ -127,12 +126,10 @@ def clearest_heads() -> tuple[Head, Head, Tensor]:
     return best(~moved), best(moved), clips
 
 
-def on_left_places(head: Head, place: Tensor) -> float:
-    """The mean share of a relocated head's attention on patches that are the object's place in the frame that asks, but not in
-    the frame that is read. 0 for a head that looks at the object and at no other frame."""
-    shares = [on_place(head.maps[:, t], place[:, t] & ~place[:, t + head.offset]) for t in range(place.shape[1])
-              if 0 <= t + head.offset < place.shape[1]]
-    return float(torch.stack(shares).nanmean())
+def heads_title(offset: int) -> str:
+    """What the animation shows, of a relocated head of this offset."""
+    where = {1: "the next", -1: "the one before"}.get(offset, f"frame t{signed(offset)}")
+    return f"ZeroI2V: a spatial head finds the object in its own frame, a relocated head in {where}"
 
 
 def draw_moment(clip: Tensor, heads: Sequence[Head], number: int, t: int, size: float = 2.35) -> Figure:
@@ -140,7 +137,8 @@ def draw_moment(clip: Tensor, heads: Sequence[Head], number: int, t: int, size: 
     shown, inner, (spatial, relocated) = pictures(clip).numpy(), size - GAP, heads
     note = "; ".join(f"{kind}: block {head.block + 1}, head {head.head}, {head.on_place:.2f} on the object" for kind, head in
                      (("Spatial", spatial), (f"relocated, δ = {signed(relocated.offset)}", relocated)))
-    page = Page(3, 3, inner + LINE, size, left=0.1, right=1.05, note=f"{note} (mean over 384 test clips)", title=TITLE)
+    page = Page(3, 3, inner + LINE, size, left=0.1, right=1.05, note=f"{note} (mean over 384 test clips)",
+                title=heads_title(relocated.offset))
     page.picture(0, 0, 0, inner, shown[t]).set_title(f"frame t = {t} asks", fontsize=10, loc="center", pad=3)
     for column, (kind, head) in enumerate((("spatial head", spatial), ("relocated head", relocated)), 1):
         read, most = frame_read(t, head.offset, len(shown)), float(head.maps[number].max())

@@ -45,12 +45,12 @@ class Page:
         return self.figure.add_axes(((self.left + column * self.size) / self.wide, foot / self.high,
                                      (width or across * self.size) / self.wide, height / self.high))
 
-    def picture(self, row: int, column: float, up: float, height: float, picture: np.ndarray) -> Axes:
-        """A frame (H,W,3) of this height in the middle of its column."""
+    def picture(self, row: int, column: float, up: float, height: float, picture: np.ndarray, **style) -> Axes:
+        """A frame (H,W,3) of this height in the middle of its column; or a map (H,W), style: its cmap and norm."""
         axis = self.axes(row, column, up, height)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-        axis.imshow(picture)
+        axis.imshow(picture, **style)
         return axis
 
     def bars(self, row: int, times: Sequence[int], up: float, height: float, label: str) -> Axes:
