@@ -26,6 +26,11 @@ playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: p
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "08_explore_the_weights.ipynb"
 NEEDED = ("COLAB =", "junk_number: int", "check_parameters(", "shipped(", "= explore_", "_page(")  # what cells of 08 must hold
+UPLOAD = """from i2vlib.own_video import predict, upload_box
+from i2vlib.presets import PROTOCOLS
+from i2vlib.show.own_video import bars
+
+upload_box(lambda path: [bars(predict(motion, path, PROTOCOLS["mini-motion"].clip, names))])"""  # as notebook 11 makes it
 PRIVATE = ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "JUPYTERLAB_SETTINGS_DIR",
            "JUPYTERLAB_WORKSPACES_DIR")  # folders of its own, so that no one's settings matter
 SLOW = 3.0  # seconds; the aim on two idle cores is .2, and this machine may be busy: the median is printed
@@ -372,7 +377,7 @@ def lab(browser, tmp_path_factory):
              and "solution" not in c.metadata.get("tags", [])]
     for cell in cells:
         cell.outputs, cell.execution_count = [], None
-    notebook.cells = cells
+    notebook.cells = [*cells, nbformat.v4.new_code_cell(UPLOAD)]
     nbformat.write(notebook, home / "course" / "nb.ipynb")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -528,6 +533,23 @@ def test_an_error_is_shown_in_place_and_goes_away(lab):
     kernel(lab, "0", "dial.view = kept")
     move(cell, cell.locator(".noUi-handle"), key="ArrowLeft")
     wait_until(lambda: cell.get_by_text("ZeroDivisionError").count() == 0, 20)
+
+
+def test_a_file_is_chosen_in_the_upload_box_and_a_bad_one_gets_a_message(lab, tmp_path):
+    from i2vlib.data.mini import mini_data
+
+    index = lab.evaluate("() => jupyterapp.shell.currentWidget.content.widgets.length - 1")
+    lab.evaluate("(index) => jupyterapp.shell.currentWidget.content.scrollToItem(index)", index)
+    cell = lab.locator(f'.jp-Notebook .jp-Cell[data-windowed-list-index="{index}"]')
+    good, bad = mini_data("motion") / "val" / "00014.mp4", tmp_path / "half.mp4"
+    bad.write_bytes(good.read_bytes()[:3000])
+    refused = "This file cannot be used. half.mp4"
+    for path, said, pictures in ((bad, refused, 0), (good, "00014.mp4: 0.0 MB", 1), (bad, refused, 0)):
+        with lab.expect_file_chooser() as choice:
+            cell.locator("button.jupyter-button").click()
+        choice.value.set_files(path)
+        cell.get_by_text(said).wait_for(timeout=30000)
+        wait_until(lambda wanted=pictures: cell.locator("img").count() == wanted, 30)
 
 
 def test_the_pages_live_in_jupyterlab_too(lab):
