@@ -96,6 +96,12 @@ def test_prose_carries_the_code(notebook):
     assert len(prose) >= len(code), f"{len(prose)} characters of prose for {len(code)} of code"
 
 
+def test_displayed_formulas_are_paragraphs_of_their_own(notebook):
+    prose = "\n\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    glued = re.findall(r"[^\n]\n\$\$.*|.*\$\$\n[^\n]", prose)
+    assert not glued, f"the site's Markdown wants empty lines around {glued}"
+
+
 def test_stands_by_what_it_says(notebook):
     assert any(re.search(r"^\s*assert |\bclaim\(", c.source, re.MULTILINE) for c in code_cells(notebook)[1:])
 
