@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from tqdm.auto import tqdm
 
-from i2vlib.config import CLIP_MEAN, CLIP_STD
 from i2vlib.data.drawing import (
     ATTRIBUTES,
     PATCH,
@@ -35,6 +34,7 @@ from i2vlib.data.drawing import (
     random_words,
     uniform,
 )
+from i2vlib.data.transforms import unnormalised
 from i2vlib.data.video import write_clip
 
 VERSION = 2  # a change to anything that is drawn or stored raises it, and old caches are rendered anew
@@ -237,6 +237,6 @@ def object_place(clips: Tensor) -> Tensor:
     A patch counts where a tenth of its pixels are coloured: the largest and the smallest channel differ by over a fifth of the
     range. Walls are nearly grey, objects are not; notebook 07 tests the rule against the labels.
     """
-    pixels = clips * torch.tensor(CLIP_STD).view(3, 1, 1) + torch.tensor(CLIP_MEAN).view(3, 1, 1)
+    pixels = unnormalised(clips)
     coloured = (pixels.amax(2) - pixels.amin(2) > 0.2).float()
     return avg_pool2d(coloured, PATCH) >= 0.1

@@ -11,11 +11,16 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from i2vlib.config import ClipConfig
+from i2vlib.config import CLIP_MEAN, CLIP_STD, ClipConfig
 
 # Brightness, contrast, saturation (factors 1 ± this) and hue (± this share of a turn): the ranges of X-CLIP's public code, and so
 # of ViFi-CLIP's, which is built on it. There each frame has its own draw; here a clip has one.
 JITTER = (0.4, 0.4, 0.2, 0.1)
+
+
+def unnormalised(clip: Tensor) -> Tensor:
+    """CLIP's normalisation undone: (...,3,H,W) float as the model sees it -> of the range 0..1, but for rounding."""
+    return clip * torch.tensor(CLIP_STD).view(3, 1, 1) + torch.tensor(CLIP_MEAN).view(3, 1, 1)
 
 
 def train_transform(clip: ClipConfig) -> TrainTransform:

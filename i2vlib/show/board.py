@@ -12,13 +12,13 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from i2vlib.show.interpolation import WEIGHT_MAP
-from i2vlib.show.page import grey
+from i2vlib.show.page import BLUE, VERMILION, grey
 
 SHARP = 2  # pixels drawn for each that is asked for: screens have two
-HEAT, FIRST, SECOND, INK, PALE = "#D55E00", "#0072B2", "#009E73", "#222222", "#C8C8C8"  # of Okabe and Ito but the greys
+HEAT, FIRST, SECOND, INK, PALE = VERMILION, BLUE, "#009E73", "#222222", "#C8C8C8"  # of Okabe and Ito but the greys
 STRENGTH = 0.85  # opacity of the most heat
 
 
@@ -121,7 +121,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 def rgb(colour: str) -> np.ndarray:
     """"#D55E00" as three numbers 0 to 255."""
-    return np.array([int(colour[i:i + 2], 16) for i in (1, 3, 5)], float)
+    return np.array(ImageColor.getrgb(colour), float)
 
 
 def heat(frame: np.ndarray, values: np.ndarray, most: float) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from i2vlib.config import CLIP_MEAN, CLIP_STD
+from i2vlib.data.transforms import unnormalised
 from i2vlib.show.page import COLUMNS
 
 STYLE = Path(__file__).resolve().parents[1] / "assets" / "course.mplstyle"
@@ -63,7 +63,7 @@ def pictures(clip: Tensor) -> Tensor:
     if clip.ndim == 4 and clip.shape[-1] == 3 and clip.dtype == torch.uint8:
         return clip
     if clip.ndim == 4 and clip.shape[1] == 3 and clip.is_floating_point():
-        clip = clip.detach().cpu().float() * torch.tensor(CLIP_STD).view(3, 1, 1) + torch.tensor(CLIP_MEAN).view(3, 1, 1)
+        clip = unnormalised(clip.detach().cpu().float())
         return (clip.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
     raise ValueError(f"clip {tuple(clip.shape)} {clip.dtype}: allowed is (T, H, W, 3) uint8 or (T, 3, H, W) float")
 
