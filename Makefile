@@ -25,7 +25,7 @@ help:
 
 # A machine without network must work once the environment is there: HF_HUB_OFFLINE makes a slip show at once.
 reproduce: $(READY)
-	HF_HUB_OFFLINE=1 $(PY) -m i2vlib.reproduce
+	HF_HUB_OFFLINE=1 $(PY) -m i2vlib.course.reproduce
 
 test: $(READY)
 	$(PY) -m ruff check --output-format concise .
@@ -35,17 +35,17 @@ lab: $(READY)
 	$(PY) -m jupyterlab $(LAB_FLAGS) $(firstword $(wildcard notebooks/00_*.ipynb))
 
 site: $(READY)
-	$(PY) -m i2vlib.site
+	$(PY) -m i2vlib.course.site
 
 bench: $(READY)
 	$(PY) -m i2vlib.measure
 
 experiments: $(READY)
-	$(PY) -m i2vlib.experiments
+	$(PY) -m i2vlib.course.experiments
 
 badges: $(READY)
 	@test -n "$(REPO)" || { echo "say which repository: make badges REPO=you/fork"; exit 2; }
-	$(PY) -m i2vlib.environment badges $(REPO)
+	$(PY) -m i2vlib.course.environment badges $(REPO)
 
 clean:
 	rm -rf build .pytest_cache .ruff_cache
@@ -58,7 +58,7 @@ endif
 $(READY): requirements.txt pyproject.toml
 	@for p in $(PYTHON) $(if $(PYTHON),,$(NAMES)); do \
 	  if $$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; \
-	  then exec $$p i2vlib/environment.py make $(VENV); fi; \
+	  then exec $$p i2vlib/course/environment.py make $(VENV); fi; \
 	done; \
 	echo "No Python >= 3.10 found (looked for: $(or $(PYTHON),$(NAMES))). Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; \
 	exit 1

@@ -1,6 +1,6 @@
 """Image-to-video adaptation: ZeroI2V and InTI, to learn, check and use.
 
-Names are imported when they are first used: `i2vlib.environment` must import where open_clip and decord are still missing.
+Names are imported when they are first used: `i2vlib.course.environment` must import where open_clip and decord are still missing.
 """
 
 from __future__ import annotations
@@ -8,22 +8,23 @@ from __future__ import annotations
 import importlib
 
 _HOMES = {
-    "classifier": ("VideoClassifier", "build_model", "merge"),
     "config": ("AdaptationConfig", "ClipConfig", "CompressionConfig", "ConfigError", "FOUR_ADAPTERS", "ModelConfig",
                "SIX_ADAPTERS", "TemporalConfig", "THREE_ADAPTERS", "TowerConfig", "TrainConfig", "check_parameters"),
     "data.video": ("VideoError", "read_clip"),
     "measure": ("Count", "count"),
     "presets": ("PRESETS", "PROTOCOLS", "TOWERS"),
-    "weights": ("WeightsError", "checkpoint_info", "load_checkpoint", "save_checkpoint"),
-    "zeroi2v": ("load_zeroi2v", "zeroi2v_state"),
+    "tower.checkpoints": ("checkpoint_info", "load_checkpoint", "save_checkpoint"),
+    "tower.classifier": ("VideoClassifier", "build_model", "merge"),
+    "tower.weights": ("WeightsError",),
+    "tower.zeroi2v": ("load_zeroi2v", "zeroi2v_state"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
-_PARTS = ("adaptation", "compression", "data", "show", "temporal")
-__all__ = sorted([*_MODULE_OF, *_PARTS])
+_ROOMS = ("adaptation", "compression", "course", "data", "insight", "show", "temporal", "tower", "training")
+__all__ = sorted([*_MODULE_OF, *_ROOMS])
 
 
 def __getattr__(name: str):
-    if name in _PARTS:
+    if name in _ROOMS:
         return importlib.import_module(f"i2vlib.{name}")
     if name in _MODULE_OF:
         return getattr(importlib.import_module(f"i2vlib.{_MODULE_OF[name]}"), name)

@@ -22,11 +22,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from i2vlib.classifier import VideoClassifier, build_model, merge
 from i2vlib.compression.tokens import sta_multiply_adds, tome_multiply_adds
 from i2vlib.config import DROPPING, AdaptationConfig, ModelConfig, TemporalConfig
 from i2vlib.presets import PRESETS
 from i2vlib.temporal.uniformerv2 import global_multiply_adds, local_multiply_adds
+from i2vlib.tower.classifier import VideoClassifier, build_model, merge
 
 
 class Count(NamedTuple):

@@ -13,15 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from i2vlib.backbone import at_rest
-from i2vlib.classifier import VideoClassifier, build_model
 from i2vlib.config import AdaptationConfig, ClipConfig
-from i2vlib.data.datasets import Entry, ListError, read_list
 from i2vlib.data.drawing import ATTRIBUTES, WIDE, draw, generator, random_scene, random_words
+from i2vlib.data.lists import Entry, ListError, read_list
 from i2vlib.data.sampling import view_indices
 from i2vlib.data.transforms import test_views
 from i2vlib.data.video import VideoError, VideoFile
-from i2vlib.weights import WeightsError
+from i2vlib.tower.backbone import at_rest
+from i2vlib.tower.classifier import VideoClassifier, build_model
+from i2vlib.tower.weights import WeightsError
 
 
 class FolderError(ValueError):

@@ -16,9 +16,10 @@ from types import SimpleNamespace
 
 import torch
 
-import i2vlib.train as train_module
-from i2vlib import config, runs
-from i2vlib.classifier import VideoClassifier, build_model
+import i2vlib.training.train as train_module
+from i2vlib import config
+from i2vlib.tower.classifier import VideoClassifier, build_model
+from i2vlib.training import runs
 
 MODEL = config.ModelConfig(config.TowerConfig(16, 8, 16, 2, 2, 2.0, 8), config.TemporalConfig((-1, 0), True),
                            config.AdaptationConfig("linear", config.FOUR_ADAPTERS), frames=2, classes=3)

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import i2vlib as i2v
-from i2vlib.backbone import Attention, Block
 from i2vlib.compression.tokens import Merging
 from i2vlib.measure import count, multiply_adds
 from i2vlib.temporal import shift_heads
+from i2vlib.tower.backbone import Attention, Block
 
 TOWER = i2v.TowerConfig(32, 8, 32, 4, 4, 2.0, 16, False)  # 4x4 patches
 STDHA = i2v.TemporalConfig((-1, 1, 0, 0), embedding=True)

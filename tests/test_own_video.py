@@ -12,12 +12,11 @@ from _train_victim import MODEL
 from test_video import encode, sound
 
 from i2vlib.checked import ConfigError
-from i2vlib.classifier import build_model, merge
 from i2vlib.config import FOUR_ADAPTERS, AdaptationConfig, ClipConfig
-from i2vlib.data.datasets import VideoDataset, read_list
+from i2vlib.data.datasets import VideoDataset
+from i2vlib.data.lists import read_list
 from i2vlib.data.sampling import view_indices
 from i2vlib.data.video import VideoError, read_clip, write_clip
-from i2vlib.evaluate import evaluate
 from i2vlib.own_video import (
     FolderError,
     Prediction,
@@ -30,6 +29,8 @@ from i2vlib.own_video import (
     uploaded_files,
 )
 from i2vlib.show.own_video import bars, timeline
+from i2vlib.tower.classifier import build_model, merge
+from i2vlib.training.evaluate import evaluate
 
 CLIP = ClipConfig(2, size=16, short_side=16, test_short_side=16, random_crop=False, flip=0.0)
 NAMES = ("runs", "jumps", "stands")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,75 +13,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from i2vlib.config import ClipConfig
+from i2vlib.data.lists import Entry, ListError, class_names, read_list
 from i2vlib.data.sampling import dense_indices, uniform_indices, view_indices
 from i2vlib.data.transforms import test_views, train_transform
 from i2vlib.data.video import VideoError, VideoFile
 
 # number of frames of a video -> frame numbers of each clip to take from it
 Choice = Callable[[int], list[list[int]]]
-
-
-class ListError(ValueError):
-    """A list file cannot be used. The message names the file and the line."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of a list file. total_frames: None for a video file, the number of images for a folder of frames."""
-
-    path: str
-    label: int
-    total_frames: int | None = None
-
-
-def read_list(path: str | Path) -> list[Entry]:
-    """The entries of a list file.
-
-    Lines are `relative/path label` (K400, SSv2, UCF101, HMDB51) or, for folders of frames, `folder total_frames label`;
-    between the fields stand spaces, a tab or a comma, and paths may hold spaces. A .json file is Diving48's: records
-    with vid_name and label, whose videos are `vid_name.mp4`. Raises ListError.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ListError(f"{path}: there is no such list file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ListError(f"{path}: is not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
-    entries = _records(path, text) if path.suffix == ".json" else _lines(path, text)
-    if not entries:
-        raise ListError(f"{path}: holds no entries; expected is `relative/path label` a line")
-    return entries
-
-
-def _lines(path: Path, text: str) -> list[Entry]:
-    entries = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        fields = re.fullmatch(r"\s*(.*[^\s,])\s*[\s,]\s*([^\s,]+)\s*", line)
-        if not fields:
-            raise ListError(f"{path}, line {number}: {line.strip()!r} has no label; expected is `relative/path label`")
-        name, label = fields.groups()
-        counted = re.fullmatch(r"(.*[^\s,])\s*[\s,]\s*(\d+)", name)
-        name, total = (counted[1], int(counted[2])) if counted else (name, None)
-        entries.append(Entry(name, _label(label, f"{path}, line {number}"), total))
-    return entries
-
-
-def _records(path: Path, text: str) -> list[Entry]:
-    try:
-        records = json.loads(text)
-        named = [(str(r["vid_name"]), r["label"]) for r in records]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ListError(f"{path}: is not a list of records with vid_name and label ({error})") from error
-    return [Entry(f"{name}.mp4", _label(label, f"{path}, record {i}")) for i, (name, label) in enumerate(named, 1)]
-
-
-def _label(text: str | int, where: str) -> int:
-    if not re.fullmatch(r"\d+", str(text)):
-        raise ListError(f"{where}: label {text!r}: allowed is a whole number, 0 or more")
-    return int(text)
 
 
 class VideoDataset(Dataset):
@@ -105,7 +40,7 @@ class VideoDataset(Dataset):
         self.entries = read_list(list_file)
         if not self.root.is_dir():
             raise FileNotFoundError(f"{root}: there is no such folder; the paths in {list_file} are relative to it")
-        self.class_names = _class_names(Path(list_file))
+        self.class_names = class_names(Path(list_file))
         self.classes = len(self.class_names) or max(e.label for e in self.entries) + 1
         for number, entry in enumerate(self.entries, 1):
             if entry.label >= self.classes:
@@ -188,11 +123,6 @@ def _read_images(folder: Path, wanted: list[int]) -> Tensor:
     if len({f.shape for f in frames}) > 1:
         raise VideoError(folder, "its images differ in size")
     return torch.stack(frames)
-
-
-def _class_names(list_file: Path) -> list[str]:
-    beside = list_file.with_name("classes.txt")
-    return beside.read_text(encoding="utf-8").splitlines() if beside.is_file() else []
 
 
 def collate(items: list[dict]) -> dict:

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-from i2vlib.attention import Query, frame_read, grid_side, query_maps, whole_numbers
+from i2vlib.insight.attention import Query, frame_read, grid_side, query_maps, whole_numbers
 from i2vlib.show.clips import frames_fused, pictures, signed
 from i2vlib.show.page import BLUE, COLUMNS, GAP, LINE, VERMILION, Page, grey, lay, name_row, ramp
 

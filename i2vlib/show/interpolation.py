@@ -9,8 +9,8 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from i2vlib.attention import grid_side
 from i2vlib.compression.weights import cascade, fuse_frames, to_pixels
+from i2vlib.insight.attention import grid_side
 from i2vlib.show.clips import pictures
 from i2vlib.show.page import COLUMNS, GAP, LINE, Page, name_row
 

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from i2vlib.evaluate import Result
+from i2vlib.training.evaluate import Result
 
 
 def curves(out: str | Path, *, chance: float | None = None) -> Figure:

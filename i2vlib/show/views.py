@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from i2vlib.adaptation.linear import LinearAdapter
-from i2vlib.attention import frame_read, query_token
 from i2vlib.compression.weights import cascade, fuse_frames, interpolation_weights
+from i2vlib.insight.attention import frame_read, query_token
 from i2vlib.show.board import FIRST, HEAT, PALE, SECOND, Board, heat, heat_scale, weight_colours
 from i2vlib.show.clips import frames_fused, pictures, signed
 from i2vlib.show.embedded import clip_for, head_offsets, read_attention, read_weights

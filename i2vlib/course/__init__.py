@@ -1,0 +1,1 @@
+"""What keeps the course whole: its environment, claims, experiments, results page, site and shipped checkpoints."""

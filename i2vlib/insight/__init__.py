@@ -1,0 +1,1 @@
+"""What a model looks at, as numbers: attention of every head, evidence for a class."""

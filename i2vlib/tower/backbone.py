@@ -1,0 +1,222 @@
+"""VideoViT: CLIP's image tower fed with frames, one feature a frame.
+
+The image part has the key names and shapes of open_clip's visual tower, so that CLIP's weights load without a table of
+names and a merged model loads back into an unmodified open_clip tower. What a model adds lives under keys of its own:
+`temporal_embedding`, `adapters`, `temporal` and `compression` (ADDED).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from i2vlib.adaptation.linear import ADAPTERS
+from i2vlib.compression.pooling import make_site
+from i2vlib.compression.tokens import Merging
+from i2vlib.config import DROPPING, HALVING, ModelConfig
+from i2vlib.layers import QuickGELU
+from i2vlib.temporal.heads import relocate_heads, shift_heads
+from i2vlib.temporal.uniformerv2 import GlobalBranch, LocalModule
+
+ADDED = frozenset(("temporal_embedding", "adapters", "temporal", "compression"))  # parts of keys that no image tower has
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention within a frame; heads with an offset read another frame (STDHA, ZeroI2V eq. 7-9).
+
+    x (B·T, N, D) -> the same shape. `offsets`: one int a head, or () where all heads are spatial. No parameter and no
+    multiply-add depends on them.
+    """
+
+    def __init__(self, width: int, heads: int, offsets: tuple[int, ...] = ()):
+        super().__init__()
+        if offsets and len(offsets) != heads:
+            raise ValueError(f"{len(offsets)} offsets: allowed is one a head, {heads}, or none")
+        self.heads, self.offsets = heads, tuple(offsets)
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor, frames: int, adapters: nn.ModuleDict, merging: Merging | None = None) -> Tensor:
+        q, k, v, bias = self.read(x, frames, adapters, merging)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B·T, h, N, d)
+        return self.out_proj(x.transpose(1, 2).flatten(2))  # (B·T, N, D)
+
+    def read(self, x: Tensor, frames: int, adapters: nn.ModuleDict,
+             merging: Merging | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """q, k, v, each (B·T, h, N, d), k and v of the frame that each head reads, and what ToMe adds to the logits, if any."""
+        qkv = self.project(x, adapters)  # (B·T, N, 3D)
+        bias = None
+        if merging is not None:
+            keys = qkv.chunk(3, dim=-1)[1].unflatten(-1, (self.heads, -1))  # of each token's own frame: before heads move
+            merging.keys = keys.mean(2)
+            bias = self.sizes_read(merging.log_size(qkv.dtype), frames)
+        qkv = relocate_heads(qkv, frames, self.offsets)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each a view
+        return q, k, v, bias
+
+    def sizes_read(self, log_size: Tensor, frames: int) -> Tensor:
+        """(B·T,1,1,N) -> (B·T, h or 1, 1, N): the sizes of the tokens that each head reads, which may be another frame's."""
+        if not any(self.offsets):
+            return log_size
+        every = log_size.expand(-1, self.heads, -1, -1).transpose(2, 3)  # (B·T, h, N, 1)
+        return shift_heads(every.unflatten(0, (-1, frames)), self.offsets).flatten(0, 1).transpose(2, 3)
+
+    def project(self, x: Tensor, adapters: nn.ModuleDict) -> Tensor:
+        """q, k, v of every token (B·T, N, 3D), through the adapters that stand in front of the projection."""
+        if "qkv" in adapters:
+            x = adapters["qkv"](x)
+        if not {"q", "k", "v"} & set(adapters):
+            return F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        inputs = [adapters[place](x) if place in adapters else x for place in "qkv"]
+        return torch.cat([F.linear(*layer) for layer in zip(inputs, weights, biases, strict=True)], dim=-1)
+
+
+class Block(nn.Module):
+    """x + A_out(attention(A_in(LN1 x))), then x + M_out(MLP(M_in(LN2 x))); without adapters the plain ViT block.
+
+    With UniFormerV2's local modules one stands before each of the two; with ToMe tokens merge between them.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        tower, adaptation = config.tower, config.adaptation
+        width, hidden = tower.width, int(tower.width * tower.mlp_ratio)
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = Attention(width, tower.heads, config.temporal.offsets)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(OrderedDict(
+            c_fc=nn.Linear(width, hidden), gelu=QuickGELU() if tower.quick_gelu else nn.GELU(),
+            c_proj=nn.Linear(hidden, width)))
+        self.adapters = nn.ModuleDict({place: ADAPTERS[adaptation.kind](width, adaptation)
+                                       for place in adaptation.places})
+        self.temporal = nn.ModuleList(LocalModule(width) for _ in range(2 * config.temporal.local))
+
+    def forward(self, x: Tensor, frames: int, merging: Merging | None = None) -> Tensor:
+        if self.temporal:
+            x = self.temporal[0](x, frames)
+        x = x + self.adapt("attn_out", self.attn(self.ln_1(x), frames, self.adapters, merging))
+        if merging is not None:
+            x = merging.apply(x, merging.keys)
+        if self.temporal:
+            x = self.temporal[1](x, frames)
+        return x + self.adapt("mlp_out", self.mlp(self.adapt("mlp_in", self.ln_2(x))))
+
+    def adapt(self, place: str, x: Tensor) -> Tensor:
+        return self.adapters[place](x) if place in self.adapters else x
+
+
+class Transformer(nn.Module):
+    """The blocks, in order; between them the compression's sites and beside them UniFormerV2's global branch, if any."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config, tower, count = config, config.tower, config.temporal.global_blocks
+        self.resblocks = nn.ModuleList(Block(config) for _ in range(tower.layers))
+        self.compression = nn.ModuleDict({str(block): make_site(config, block) for block in config.compression.after})
+        has_grid = config.compression.kind not in DROPPING
+        self.temporal = GlobalBranch(tower.width, tower.heads, count, position=has_grid) if count else None
+
+    def forward(self, x: Tensor, frames: int) -> tuple[Tensor, int, Tensor | None]:
+        """(B·T,N,D) -> tokens (B·T',N',D), T' and what the global branch has read, (B,1,D)."""
+        compression, grid = self.config.compression, (self.config.tower.grid,) * 2
+        merging = Merging(x, compression.remove) if compression.kind == "tome" and compression.remove else None
+        query = self.temporal.start(len(x) // frames) if self.temporal else None
+        first = len(self.resblocks) - self.config.temporal.global_blocks
+        for i, block in enumerate(self.resblocks):
+            x = block(x, frames, merging)
+            if str(i + 1) in self.compression:
+                x = self.compression[str(i + 1)](x, frames)
+                frames = frames // 2 if compression.kind in HALVING else frames
+            if query is not None and i >= first:
+                query = self.temporal.read(i - first, query, x, frames, grid)
+        return x, frames, query
+
+
+class VideoViT(nn.Module):
+    """A CLIP image tower on video: (B,T,3,H,W) float -> (B,T',D), ln_post of each frame's class token.
+
+    T' = T, or fewer after compression. Where nothing is added it is the image tower, frame by frame. Weights are random until
+    i2vlib.tower.weights loads some. Raises ValueError for a clip of the wrong shape.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config, tower = config, config.tower
+        scale = tower.width**-0.5
+        self.conv1 = nn.Conv2d(3, tower.width, tower.patch_size, tower.patch_size, bias=False)
+        self.class_embedding = nn.Parameter(scale * torch.randn(tower.width))
+        self.positional_embedding = nn.Parameter(scale * torch.randn(tower.tokens, tower.width))
+        self.ln_pre = nn.LayerNorm(tower.width)
+        self.transformer = Transformer(config)
+        self.ln_post = nn.LayerNorm(tower.width)
+        if tower.output_dim:
+            self.proj = nn.Parameter(scale * torch.randn(tower.width, tower.output_dim))
+        if config.temporal.embedding:
+            self.temporal_embedding = nn.Parameter(torch.zeros(1, config.frames, tower.width))
+
+    def forward(self, video: Tensor) -> Tensor:
+        return self.ln_post(self.tokens(video)[:, :, 0])
+
+    def clip_feature(self, video: Tensor) -> Tensor:
+        """(B,T,3,H,W) -> (B,D): the mean over frames of ln_post of the class tokens; with a global branch ln_post of the blend
+        of what it read with the mean class token (UniFormerV2)."""
+        x, frames, query = self.transformer(self.embed(video), video.shape[1])
+        class_tokens = x[:, 0].unflatten(0, (-1, frames))  # (B,T',D)
+        if query is None:
+            return self.ln_post(class_tokens).mean(1)
+        return self.ln_post(self.transformer.temporal.blend(query, class_tokens))
+
+    def tokens(self, video: Tensor) -> Tensor:
+        """All tokens after the last block (B,T',N',D), before ln_post."""
+        x, frames, _ = self.transformer(self.embed(video), video.shape[1])
+        return x.unflatten(0, (-1, frames))
+
+    def embed(self, video: Tensor) -> Tensor:
+        """The input of the first block (B·T, N, D): patches, class token, positions, frame places, ln_pre."""
+        self.check(video)
+        x = self.conv1(video.flatten(0, 1)).flatten(2).transpose(1, 2)  # (B·T, N-1, D)
+        x = torch.cat([self.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)  # (B·T, N, D)
+        x = x + self.positional_embedding.to(x.dtype)
+        if self.config.temporal.embedding:
+            place = self.temporal_embedding.to(x.dtype).expand(len(video), -1, -1)  # (B, T, D)
+            x = x + place.flatten(0, 1).unsqueeze(1)
+        return self.ln_pre(x)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Images (B,3,H,W) -> (B, output_dim) in the space shared with text, not normalised: CLIP's own image feature."""
+        return self.ln_post(self.tokens(images[:, None])[:, 0, 0]) @ self.proj
+
+    def image_state(self) -> dict[str, Tensor]:
+        """The weights that an open_clip visual tower has, under its names: all but what is ADDED."""
+        return {k: v for k, v in self.state_dict().items() if not ADDED & set(k.split("."))}
+
+    def check(self, video: Tensor) -> None:
+        size = self.config.tower.image_size
+        if video.ndim != 5 or video.shape[2] != 3 or video.shape[3:] != (size, size):
+            raise ValueError(f"video {tuple(video.shape)}: allowed is (B, T, 3, {size}, {size})")
+        fixed = self.config.temporal.embedding or self.config.compression.kind in HALVING
+        if fixed and video.shape[1] != self.config.frames:
+            raise ValueError(f"video of {video.shape[1]} frames: this model has "
+                             f"{'a temporal embedding' if self.config.temporal.embedding else 'compression sites'} for "
+                             f"{self.config.frames}")
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; then the training flag of each of its modules as it was, after an exception too."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

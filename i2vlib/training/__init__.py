@@ -1,0 +1,1 @@
+"""One loop on Accelerate, its folder, optimiser, mixing and evaluation."""

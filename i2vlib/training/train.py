@@ -1,0 +1,316 @@
+"""Training: one loop on Accelerate. One CPU, one GPU, many GPUs and many nodes are the same call.
+
+What a run keeps in its folder `out` (which all processes of the run must see):
+
+    state.pt             all that the run needs to go on: written whole or not at all, read without running code
+    metrics.jsonl        one line a step, one line an evaluation
+    tb/                  the same for TensorBoard
+    best.safetensors     the model with the best top-1 on the validation set, where there is one
+    model.safetensors    the model at the end
+
+Why a resumed run equals an uninterrupted one: nothing random has a history. Step k takes batch_size clips from place
+k·batch_size on of one endless list, pass after pass over the set, each shuffled by (seed, pass). The data set draws
+an item's crops from (seed, pass, index). Before a forward pass the generators are seeded from (seed, step, micro-batch,
+process). So the state of the sampler and of every generator is the pair (seed, step), and that is what is saved.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import closing, nullcontext
+from pathlib import Path
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from i2vlib.config import ConfigError, TrainConfig
+from i2vlib.data import loading
+from i2vlib.tower.checkpoints import save_checkpoint
+from i2vlib.training import runs
+from i2vlib.training.evaluate import evaluate
+from i2vlib.training.mixing import mix_clips
+from i2vlib.training.optimiser import make_optimiser
+from i2vlib.training.runs import TrainingError
+
+
+def train(model: nn.Module, train_set, config: TrainConfig, out: str | Path, *, val_set=None, resume: bool = True,
+          progress: bool = True) -> dict:
+    """Train what requires gradients in `model`, in place, by AdamW after `config`; returns a summary of the run.
+
+    model(video (B, T, 3, S, S)) -> logits (B, classes), with .config a ModelConfig. Items of train_set are dicts as in
+    i2vlib.training.evaluate; clips of weight 0 could not be read: they are left out of the loss, named once and counted. Each
+    optimiser step takes batch_size clips, each `repeats` times; a run has ceil(epochs · clips / batch_size) steps, or
+    `steps`. val_set is evaluated at the end, and after each pass over the set when training by epochs.
+
+    A run that stopped for whatever reason goes on from out/state.pt with the same call; a finished one loads its final
+    weights and returns its summary. `model` must then be built anew as it was, from the same image weights and seed, or
+    be the one that train() left. resume=False discards what is there. Ctrl-C and errors save the state where it is
+    sound. The model is left on its device, in eval mode.
+    Raises ConfigError (a setting that does not fit; settings, a set or initial weights that are not those of the saved
+    run; a folder with what another run left and no state to go on from), ValueError (an empty set, labels
+    that the model does not have), TrainingError (a loss that is not finite), LoadingError (a decoding process that died
+    or hangs).
+    """
+    out = Path(out)
+    loading.check_labels(train_set, model.config.classes)
+    if val_set is not None:
+        loading.check_labels(val_set, model.config.classes)
+    devices = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices):  # the caller's random numbers stay as if nothing had been trained
+        run = Run(model, train_set, config, out, val_set, progress)
+        try:
+            run.start(resume)
+            return run.go()
+        finally:
+            run.close()
+
+
+class Run:
+    """One training run: the model and optimiser on their device, and everything that its state file holds."""
+
+    def __init__(self, model: nn.Module, train_set, config: TrainConfig, out: Path, val_set, progress: bool):
+        self.model, self.train_set, self.val_set = model, train_set, val_set
+        self.config, self.out, self.progress = config, out, progress
+        self.accelerator = runs.make_accelerator(config.precision)
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self.batches = loading.Batches(len(train_set), config, self.rank, self.world)
+        self.total = loading.total_steps(len(train_set), config)
+        self.inner, self.schedule = make_optimiser(model, config, self.total)
+        self.net, self.optimizer = self.accelerator.prepare(model, self.inner)
+        self.origin = {"set": runs.set_hash(train_set), "start": runs.weights_hash(model.state_dict())}
+        self.interrupts, self.log = runs.Interrupts(), None
+        self.step = self.saved = self.evaluated = 0  # steps done; at the last save; at the last evaluation
+        self.bad, self.best, self.metrics, self.scores, self.summary = {}, None, {}, {}, None
+        self.clock, self.seconds = time.perf_counter(), 0.0
+
+    # -- state
+
+    def start(self, resume: bool) -> None:
+        """Take up the run saved in `out`, or begin a new one there."""
+        saved = runs.read_state(self.out) if resume else None
+        if resume and saved is None:
+            runs.refuse_leftovers(self.out)
+        if saved is not None and saved["step"] == 0:  # nothing was learnt yet: begin again, also with other settings
+            saved = None
+        if saved is not None:
+            self._load(saved)
+        self.accelerator.wait_for_everyone()  # all have looked before one of them changes the folder
+        if self.rank == 0 and self.summary is None:
+            runs.clear_parts(self.out)
+            if saved is None:
+                runs.clear_run(self.out)
+                runs.write_state(self.out, self._state())  # marks the folder as this run's, wherever it is killed
+            self.log = runs.RunLog(self.out, self.step)
+
+    def _load(self, saved: dict) -> None:
+        runs.check_same(saved["model_config"], self.model.config, self.out)
+        runs.check_same(saved["train_config"], self.config, self.out)
+        if saved["clips"] != len(self.train_set):
+            raise ConfigError(f"the training set has {len(self.train_set)} clips, but that of the run in {self.out} "
+                              f"had {saved['clips']}: allowed is the same set to resume it, another folder, or "
+                              "resume=False to start anew")
+        runs.check_origin(saved, self.origin["set"], self.origin["start"], self.out)
+        self.origin["start"] = saved["start"]  # also where the model came as train() had left it
+        self.model.load_state_dict(saved["model"])
+        self.inner.load_state_dict(saved["optimizer"])
+        self.schedule.load_state_dict(saved["schedule"])
+        if self.accelerator.scaler is not None and saved["scaler"]:
+            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        self.step = self.saved = saved["step"]
+        for name in ("evaluated", "bad", "best", "metrics", "scores", "seconds", "summary"):
+            setattr(self, name, saved[name])
+
+    def save(self) -> None:
+        """Write the state file. Raises TrainingError, keeping the file as it is, if a weight is not finite."""
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not parameter.isfinite().all():
+                raise TrainingError(f"{name} is no longer finite after step {self.step}; {self._last_sound()}")
+        if self.rank == 0:
+            if self.log:
+                self.log.flush()
+            runs.write_state(self.out, self._state())
+        self.saved = self.step
+
+    def _save_model(self, name: str) -> None:
+        if self.rank == 0:
+            save_checkpoint(self.model, self.out / name, clip=getattr(self.train_set, "clip", None),
+                            class_names=tuple(getattr(self.train_set, "class_names", ())))
+
+    def _state(self) -> dict:
+        scaler, seed = self.accelerator.scaler, self.config.seed
+        return {
+            "model_config": self.model.config.to_json(), "train_config": self.config.to_json(),
+            "clips": len(self.train_set), **self.origin, "step": self.step,
+            "model": self.model.state_dict(), "optimizer": self.inner.state_dict(),
+            "schedule": self.schedule.state_dict(), "scaler": scaler.state_dict() if scaler is not None else None,
+            "sampler": {"seed": seed, "place": self.step * self.config.batch_size},  # see the top of this file
+            "random": {"seed": seed, "step": self.step},
+            "evaluated": self.evaluated, "bad": self.bad, "best": self.best, "metrics": self.metrics,
+            "scores": self.scores, "seconds": self.seconds, "summary": self.summary,
+        }
+
+    # -- the loop
+
+    def go(self) -> dict:
+        """Train to the end, or return the summary of a run that had come there."""
+        if self.summary is None:
+            self.interrupts.install()
+            try:
+                with loading.lost_workers(lambda: f"the clips of step {self.step + 1}"):
+                    self._loop()
+                self._finish()
+            except BaseException:  # Ctrl-C too
+                if not self.interrupts.broken and self.step > self.saved:
+                    self.save()
+                raise
+        return self.summary
+
+    def _loop(self) -> None:
+        config, repeated = self.config, loading.Repeated(self.train_set)
+        self.batches.start = self.step
+        stream = loading.load(repeated, self.batches, config.workers, self.accelerator.device)
+        bar = tqdm(total=self.total, initial=self.step, desc="train", unit="step",
+                   disable=not self.progress or self.rank > 0)
+        self.net.train()
+        self.clock = time.perf_counter()
+        with bar, closing(stream):
+            while True:
+                if self._evaluation_due():
+                    self._evaluate()
+                if self.step == self.total:
+                    return
+                if self.step % config.save_every == 0 and self.step > self.saved:
+                    with self.interrupts.whole():
+                        self.save()
+                micro_batches = [next(stream) for _ in range(config.accumulate)]
+                with self.interrupts.whole():
+                    self._update(micro_batches)
+                bar.update()
+                bar.set_postfix(loss=f"{self.metrics['loss']:.3f}", refresh=False)
+
+    def _update(self, micro_batches: list[dict]) -> None:
+        """One optimiser step. Every readable clip counts the same, in whichever micro-batch and process it is."""
+        config, readable = self.config, sum(batch["weight"].sum().item() for batch in micro_batches)
+        readable = self._sum(torch.tensor(readable))
+        if readable < config.batch_size * config.repeats:
+            self._note(pair for batch in micro_batches for pair in loading.bad_clips(self.train_set, batch))
+        losses = []
+        for micro, batch in enumerate(micro_batches):
+            torch.manual_seed(loading.mix(config.seed, self.step, micro, self.rank))
+            last = micro == config.accumulate - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.net):
+                losses.append(self._losses(batch))
+                # processes average their gradients, so each gives `world` times its part of the sum
+                self.accelerator.backward(losses[-1].sum() * self.world / max(readable, 1))
+        loss = self._sum(torch.stack([x.detach().sum() for x in losses]).sum()) / max(readable, 1)
+        if not math.isfinite(loss):
+            raise self._not_finite(loss, micro_batches, losses)
+        if config.clip_norm:
+            self.accelerator.clip_grad_norm_(self.net.parameters(), config.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        rate = max(self.schedule.get_last_lr())
+        self.schedule.step()
+        self.step += 1
+        self._log_step(loss, rate)
+
+    def _losses(self, batch: dict) -> Tensor:
+        """(B,) cross-entropy of each clip, 0 for the unreadable."""
+        config, classes, device = self.config, self.model.config.classes, self.accelerator.device
+        loading.check_batch(batch, classes, self.step + 1)
+        video, target = (batch[name].to(device, non_blocking=True) for name in ("video", "label"))
+        video = video[:, 0]  # training items have one view
+        if config.mixup or config.cutmix:
+            video, target = mix_clips(video, target, batch["weight"], classes, config.mixup, config.cutmix)
+        logits = self.net(video).float()
+        loss = F.cross_entropy(logits, target, reduction="none", label_smoothing=config.label_smoothing)
+        return torch.where((batch["weight"] > 0).to(device), loss, torch.zeros_like(loss))
+
+    def _log_step(self, loss: float, rate: float) -> None:
+        elapsed = self._tick()
+        self.metrics = {"epoch": round(self.step * self.config.batch_size / len(self.train_set), 4), "loss": loss,
+                        "lr": rate, "clips_per_second": round(self.config.batch_size / elapsed, 2),
+                        "bad_files": len(self.bad)}
+        if self.log:
+            self.log.write("train", self.step, **self.metrics)
+
+    def _evaluation_due(self) -> bool:
+        if self.val_set is None or self.evaluated == self.step:
+            return False
+        passes = [step * self.config.batch_size // len(self.train_set) for step in (self.step - 1, self.step)]
+        return self.step == self.total or (not self.config.steps and passes[0] < passes[1])
+
+    def _evaluate(self) -> None:
+        size = max(1, self.batches.size)
+        result = evaluate(self.model, self.val_set, batch_size=size, workers=self.config.workers,
+                          progress=self.progress, accelerator=self.accelerator, named=self.bad)
+        with self.interrupts.whole():
+            self.bad.update(result.bad_files)
+            scores = {"top1": result.top1, "top5": result.top5}
+            if self.best is None or result.top1 > self.best["top1"]:
+                self.best = {"step": self.step, **scores}
+                self._save_model(runs.BEST)
+            if self.log:
+                self.log.write("val", self.step, epoch=self.metrics["epoch"], **scores, bad_files=len(self.bad))
+            self.evaluated, self.scores = self.step, scores
+            self._tick()
+
+    def _finish(self) -> None:
+        with self.interrupts.whole():
+            self._save_model(runs.FINAL)
+            trains = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+            self.summary = {
+                "steps": self.step, "epochs": self.metrics["epoch"], "loss": self.metrics["loss"], **self.scores,
+                "best": self.best, "bad_files": self.bad, "trainable_parameters": trains,
+                "precision": self.accelerator.mixed_precision, "processes": self.world,
+                "seconds": round(self.seconds, 2),
+            }
+            self.save()
+        self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Give the model back without what Accelerate put on it, in eval mode, and let go of the rest."""
+        self.interrupts.remove()
+        if self.log:
+            self.log.close()
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):  # a copy would call the first model
+            vars(self.model).pop(name, None)
+        self.model.eval()
+        self.accelerator.free_memory()
+
+    # -- small things
+
+    def _sum(self, value: Tensor) -> float:
+        """The sum of a number over all processes."""
+        return self.accelerator.reduce(value.detach().float().to(self.accelerator.device), "sum").item()
+
+    def _note(self, pairs) -> None:
+        """Count and name the files that are not known as bad yet. All processes come here at the same step."""
+        pairs = list(pairs)
+        found = dict(gather_object(pairs) if self.world > 1 else pairs)
+        new = {path: reason for path, reason in found.items() if path not in self.bad}
+        self.bad.update(new)
+        if self.rank == 0:
+            loading.name_bad_files(new)
+
+    def _not_finite(self, loss: float, micro_batches: list[dict], losses: list[Tensor]) -> TrainingError:
+        rows = [i for batch, x in zip(micro_batches, losses, strict=True)
+                for i in batch["index"][~x.detach().isfinite().cpu()].tolist()]
+        rows = gather_object(rows) if self.world > 1 else rows
+        clips = loading.clip_names(self.train_set, rows)
+        return TrainingError(f"the loss is {loss} in step {self.step + 1}, from {clips}. Look at these clips, lower lr "
+                             f"({self.config.lr:g}) or set clip_norm; {self._last_sound()}")
+
+    def _last_sound(self) -> str:
+        return f"{self.out / runs.STATE} holds step {self.saved}"
+
+    def _tick(self) -> float:
+        """Seconds since the last tick, which are added to the run's."""
+        now = time.perf_counter()
+        elapsed, self.clock = now - self.clock, now
+        self.seconds += elapsed
+        return elapsed
