@@ -31,6 +31,7 @@ from i2vlib.training.evaluate import evaluate
 from i2vlib.training.mixing import mix_clips
 from i2vlib.training.optimiser import lr_factor, parameter_groups
 from i2vlib.training.runs import TrainingError
+from i2vlib.training.state import SavedRun
 from i2vlib.training.train import train
 
 SHORT = replace(TRAIN, steps=4, save_every=100)
@@ -245,6 +246,13 @@ def test_the_state_runs_no_code(tmp_path):
         "tower": json.loads(tiny_model().config.tower.to_json())}
     assert json.loads(state["train_config"]) == json.loads(SHORT.to_json())
     assert {"model", "optimizer", "schedule", "sampler", "random", "step"} <= set(state)
+
+
+def test_what_a_new_run_would_save_is_the_pair_of_seed_and_step(tmp_path):
+    fresh = SavedRun(tiny_model(), TinySet(), SHORT, tmp_path, None, False)
+    fresh.step = 3
+    state = fresh.state()
+    assert state["sampler"] == {"seed": 7, "place": 18} and state["random"] == {"seed": 7, "step": 3}
 
 
 # ---- what is optimised, and how --------------------------------------------------------------------------------------
