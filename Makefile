@@ -9,7 +9,7 @@ NAMES  := python3 python3.13 python3.12 python3.11 python3.10
 # 04 and 06 train a model: tests/test_notebooks.py runs them with small parameters instead.
 NBVAL  := $(filter-out notebooks/04_% notebooks/06_%,$(wildcard notebooks/[0-9]*.ipynb))
 
-.PHONY: help reproduce test lab site bench experiments badges clean
+.PHONY: help reproduce test lab site bench experiments badges clean $(READY)
 
 help:
 	@echo "make reproduce    run the notebooks in order, write build/reproduce/index.html"
@@ -50,13 +50,10 @@ badges: $(READY)
 clean:
 	rm -rf build .pytest_cache .ruff_cache
 
-# An interpreter that moved or was upgraded leaves a dead link in .venv: make the environment again.
-ifneq ($(shell $(PY) -c 'print("alive")' 2>/dev/null),alive)
-.PHONY: $(READY)
-endif
-
-$(READY): requirements.txt pyproject.toml
-	@for p in $(PYTHON) $(if $(PYTHON),,$(NAMES)); do \
+# Asked at every call, and silent where the environment was made from these very files: times say little, a checkout or a copy
+# changes them. The environment's own interpreter serves where no other is found.
+$(READY):
+	@for p in $(PYTHON) $(if $(PYTHON),,$(NAMES)) $(PY); do \
 	  if $$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; \
 	  then exec $$p i2vlib/course/environment.py make $(VENV); fi; \
 	done; \

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -93,20 +94,55 @@ def test_nothing_large_is_committed():
         assert path.stat().st_size < 4_000_000, f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e6:.1f} MB"
 
 
-def test_conda_and_the_package_take_their_list_from_requirements_txt():
+def requirements(lines: list[str]) -> dict:
+    """Name -> the requirement, of lines as in requirements.txt."""
+    from packaging.requirements import Requirement
+
+    lines = [line.split(" #")[0].strip() for line in lines]
+    return {r.name: r for r in map(Requirement, (line for line in lines if line and line[0] != "#"))}
+
+
+def test_conda_and_the_course_take_their_list_from_requirements_txt():
     import yaml
 
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert conda["dependencies"][-1] == {"pip": ["-r requirements.txt"]}
-    assert 'dependencies = { file = ["requirements.txt"] }' in (ROOT / "pyproject.toml").read_text()
+    assert 'optional-dependencies = { course = { file = ["requirements.txt"] } }' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_what_a_server_needs_stands_in_both_lists_alike():
+    listed = re.search(r"^dependencies = \[\n(.*?)\n\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S).group(1)
+    core = requirements(re.findall(r'"(.+)"', listed))
+    all_of_it = requirements((ROOT / "requirements.txt").read_text().splitlines())
+    assert {"torch", "open_clip_torch", "safetensors", "av", "decord"} <= set(core)
+    for name, requirement in core.items():
+        assert (requirement.specifier, requirement.marker) == (all_of_it[name].specifier, all_of_it[name].marker), name
+
+
+def test_a_server_needs_none_of_the_courses_tools():
+    """Loads, merges and predicts where every package that only the course asks for cannot be imported."""
+    code = f"""
+import importlib.metadata, sys
+extra = {{d for d in {sorted(set(requirements((ROOT / "requirements.txt").read_text().splitlines())))!r}}}
+core = {{"torch", "torchvision", "numpy", "open_clip_torch", "safetensors", "accelerate", "tqdm", "av", "decord"}}
+for module, homes in importlib.metadata.packages_distributions().items():
+    if set(homes) <= extra - core:
+        sys.modules[module] = None
+import i2vlib as i2v
+from i2vlib.own_video import predict
+from i2vlib.training.train import train
+model = i2v.merge(i2v.load_checkpoint("i2vlib/assets/motion.safetensors"))
+info = i2v.checkpoint_info("i2vlib/assets/motion.safetensors")
+print(predict(model, "i2vlib/assets/cockatoo.mp4", i2v.ClipConfig.from_dict(info["clip"]), info["class_names"]).best)
+assert sys.modules["matplotlib"] is None and sys.modules["ipywidgets"] is None
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip().isdigit(), done.stderr
 
 
 def test_requirements_leave_the_runtime_of_colab_where_it_is():
     """Colab runs torch 2.11, torchvision 0.26, numpy 2.1, ipywidgets 7.7: our ranges must hold them."""
-    from packaging.requirements import Requirement
-
-    lines = [line.split(" #")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
-    ranges = {r.name: r.specifier for r in map(Requirement, (s for s in lines if s and s[0] != "#"))}
+    ranges = {name: r.specifier for name, r in requirements((ROOT / "requirements.txt").read_text().splitlines()).items()}
     there = {"torch": "2.11.0", "torchvision": "0.26.0", "numpy": "2.1.3", "ipywidgets": "7.7.1"}
     for name, version in there.items():
         assert version in ranges[name], f"{name} {ranges[name]} would move Colab's {version}"

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.metadata
+import json
 import os
 import re
 import subprocess
@@ -16,6 +18,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+STAMPED = ("requirements.txt", "pyproject.toml")  # what an environment is made from
 DEVELOPMENT = {"furo", "jupyterlab", "myst-nb", "nbval", "playwright", "pytest", "ruff", "sphinx"}  # Colab needs none of them
 FROZEN = ("torch", "torchvision", "numpy", "ipywidgets")  # what Colab's own runtime is built on
 REPOSITORY = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+)")
@@ -28,32 +31,86 @@ class SetupError(RuntimeError):
 # ---------------------------------------------------------------------------------------------- make .venv
 
 def make_venv(venv: Path) -> None:
-    """Bring `venv` up to requirements.txt, and write `venv/.ready` as the very last step.
+    """Bring `venv` up to the files in STAMPED. Nothing is done, and nothing printed, where they are what it was made from.
 
-    `venv/.building` stands while the work is under way: an environment that still has it was interrupted, may hold
-    half-unpacked packages, and is made again from nothing. One that is merely older than requirements.txt, or was
-    made by hand, is updated in place. Raises SetupError with pip's last lines.
+    `venv/.ready` holds the hash of each of them at the last success of pip, and stays until its next: an environment that
+    works is never given up. Where pip fails on it (no network, say), its words are printed with what is not met, and the call
+    goes on with what is there. `venv/.building` stands while a first installation is under way: an environment that still has
+    it was interrupted, may hold half-unpacked packages, and is made again from nothing. Raises SetupError with pip's last
+    lines where there was no working environment.
     """
     start, python = time.time(), venv / "bin" / "python"
     alive = python.exists() and subprocess.run([python, "-c", ""], capture_output=True).returncode == 0
-    building = venv / ".building"
+    building, wanted = venv / ".building", {name: _hash(ROOT / name) for name in STAMPED}
+    works = alive and not building.exists() and (venv / ".ready").exists()
+    there = _stamp(venv) if works else {}
+    if there == wanted:
+        return
     if building.exists() or not alive:
         print(f"Making {venv} with Python {sys.version.split()[0]} ({sys.executable})", flush=True)
         done = subprocess.run([sys.executable, "-m", "venv", "--clear", venv], capture_output=True, text=True)
         if done.returncode:
             raise SetupError(f"python -m venv failed:\n{done.stdout}{done.stderr}\nOn Debian and Ubuntu the module is "
                              "a package of its own: apt install python3-venv")
-    building.touch()
-    (venv / ".ready").unlink(missing_ok=True)
-    print("Installing requirements.txt: 2-4 minutes and about 6 GB where nothing is cached", flush=True)
-    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--progress-bar", "off"]
-    with open(venv / "install.log", "w") as log:
-        _run([*pip, "--upgrade", "pip"], log, start)
-        _run([*pip, "-r", str(ROOT / "requirements.txt")], log, start)
-        _run([*pip, "--no-deps", "-e", str(ROOT)], log, start)
-    building.unlink()
-    (venv / ".ready").write_text(f"{time.strftime('%Y-%m-%d %H:%M')}\n")
+    if not works:
+        building.touch()
+    try:
+        _install(python, venv / "install.log", [name for name in STAMPED if there.get(name) != wanted[name]], works, start)
+    except SetupError as error:
+        if not works:
+            raise
+        print(f"{error}\n{' and '.join(n for n in STAMPED if there.get(n) != wanted[n])} changed since {venv} was made, and pip "
+              f"could not follow (its words are above; without a network it cannot). Going on with what is there.\n"
+              f"Not met: {', '.join(_not_met(python)) or 'nothing'}. The next call tries again.", file=sys.stderr, flush=True)
+        return
+    building.unlink(missing_ok=True)
+    part = venv / ".ready.part"
+    part.write_text(json.dumps(wanted) + "\n")
+    part.replace(venv / ".ready")
     print(f"Ready after {time.time() - start:.0f} s. Everything lies in {venv} (log: {venv}/install.log)", flush=True)
+
+
+def _install(python: Path, log: Path, changed: list[str], works: bool, start: float) -> None:
+    """Let pip install what the changed files ask for; every line of it goes into `log`."""
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--progress-bar", "off"]
+    if works:
+        pip += ["--retries", "1"]  # without a network the reader need not wait for long
+    with open(log, "w") as file:
+        if not works:
+            print("Installing requirements.txt: 2-4 minutes and about 6 GB where nothing is cached", flush=True)
+            _run([*pip, "--upgrade", "pip"], file, start)
+        if "requirements.txt" in changed:
+            _run([*pip, "-r", str(ROOT / "requirements.txt")], file, start)
+        if "pyproject.toml" in changed:
+            _run([*pip, "--no-deps", "-e", str(ROOT)], file, start)
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _stamp(venv: Path) -> dict[str, str]:
+    """What .ready holds; {} where it is not ours, such as the date that it held once."""
+    try:
+        stamp = json.loads((venv / ".ready").read_text())
+    except ValueError:
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def _not_met(python: Path) -> list[str]:
+    """The lines of requirements.txt that the environment of `python` does not meet."""
+    code = ("import importlib.metadata as m, sys\n"
+            "from pip._vendor.packaging.requirements import Requirement\n"
+            "for line in open(sys.argv[1], encoding='utf-8'):\n"
+            "    line = line.split(' #')[0].strip()\n"
+            "    if line and line[0] != '#':\n"
+            "        r = Requirement(line)\n"
+            "        try: met = m.version(r.name) in r.specifier\n"
+            "        except m.PackageNotFoundError: met = False\n"
+            "        if not met and (r.marker is None or r.marker.evaluate()): print(line)\n")
+    done = subprocess.run([python, "-c", code, ROOT / "requirements.txt"], capture_output=True, text=True)
+    return done.stdout.split("\n")[:-1]
 
 
 def _run(command: list[str], log, start: float) -> None:

@@ -79,7 +79,7 @@ def test_a_failing_pip_is_reported_with_its_words(monkeypatch, tmp_path):
 @pytest.fixture
 def venv(tmp_path, monkeypatch):
     """A venv folder whose `python -m venv` is a stub, and the list of pip's calls; `fail` makes the n-th one raise."""
-    folder, calls = tmp_path / "venv", types.SimpleNamespace(pip=[], made=0, fail=None)
+    folder, calls = tmp_path / "venv", types.SimpleNamespace(pip=[], made=0, fail=None, error=KeyboardInterrupt())
 
     def fake_run(command, **_):
         if "venv" in command:
@@ -91,14 +91,69 @@ def venv(tmp_path, monkeypatch):
     def fake_pip(command, log, start):
         calls.pip.append(command)
         if len(calls.pip) == calls.fail:
-            raise KeyboardInterrupt
+            raise calls.error
 
     monkeypatch.setattr(environment.subprocess, "run", fake_run)
     monkeypatch.setattr(environment, "_run", fake_pip)
     return folder, calls
 
 
-def test_an_interrupted_environment_is_made_again_and_a_finished_one_is_updated_in_place(venv):
+@pytest.fixture
+def stamped(tmp_path, monkeypatch):
+    """The files that an environment is made from, in a folder of the test's own."""
+    for name in environment.STAMPED:
+        (tmp_path / name).write_text("first\n")
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_an_environment_is_left_alone_while_contents_are_the_same(venv, stamped):
+    folder, calls = venv
+    make_venv(folder)
+    done = len(calls.pip)
+    os.utime(stamped / "requirements.txt")  # a checkout, a copy: newer, and the same
+    make_venv(folder)
+    assert done == 3 and len(calls.pip) == done and calls.made == 1
+    (stamped / "pyproject.toml").write_text("second\n")
+    make_venv(folder)
+    assert calls.pip[done:] == [[*calls.pip[done][:-3], "--no-deps", "-e", str(stamped)]]
+
+
+def test_a_working_environment_goes_on_where_pip_fails(venv, stamped, capsys, monkeypatch):
+    folder, calls = venv
+    make_venv(folder)
+    stamp = (folder / ".ready").read_text()
+    (stamped / "requirements.txt").write_text("no-such-package>=9\n")
+
+    def offline(*_):
+        raise SetupError("Temporary failure in name resolution")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(environment, "_run", offline)
+        patch.setattr(environment, "_not_met", lambda python: ["no-such-package>=9"])
+        make_venv(folder)
+    said = capsys.readouterr().err
+    assert "name resolution" in said and "requirements.txt changed" in said and "Not met: no-such-package>=9" in said
+    assert (folder / ".ready").read_text() == stamp and calls.made == 1  # so the next call tries again
+    make_venv(folder)
+    assert (folder / ".ready").read_text() != stamp
+
+
+def test_a_first_installation_that_fails_is_an_error(venv, stamped):
+    folder, calls = venv
+    calls.fail, calls.error = 2, SetupError("no network")
+    with pytest.raises(SetupError, match="no network"):
+        make_venv(folder)
+    assert not (folder / ".ready").exists()
+
+
+def test_lines_that_are_not_met_are_found_by_name_version_and_marker(stamped):
+    (stamped / "requirements.txt").write_text(
+        "# tools\npytest>=7  # why\npytest<1\nno-such-package\nno-such-other; python_version < '3'\n")
+    assert environment._not_met(Path(sys.executable)) == ["pytest<1", "no-such-package"]
+
+
+def test_an_interrupted_environment_is_made_again_and_a_finished_one_is_updated_in_place(venv, stamped):
     folder, calls = venv
     calls.fail = 2
     with pytest.raises(KeyboardInterrupt):
@@ -106,17 +161,21 @@ def test_an_interrupted_environment_is_made_again_and_a_finished_one_is_updated_
     assert not (folder / ".ready").exists() and calls.made == 1
     make_venv(folder)
     assert (folder / ".ready").exists() and calls.made == 2  # half-made: again from nothing
+    (stamped / "requirements.txt").write_text("second\n")
     make_venv(folder)
     assert calls.made == 2  # finished: only pip runs
 
 
-def test_an_update_that_is_interrupted_takes_the_stamp_away(venv):
+def test_an_update_that_is_interrupted_is_done_again_by_the_next_call(venv, stamped):
     folder, calls = venv
     make_venv(folder)
+    (stamped / "requirements.txt").write_text("second\n")
     calls.fail = len(calls.pip) + 1
     with pytest.raises(KeyboardInterrupt):
         make_venv(folder)
-    assert not (folder / ".ready").exists()
+    assert (folder / ".ready").exists() and calls.made == 1
+    make_venv(folder)
+    assert calls.made == 1 and len(calls.pip) == 5
 
 
 def test_pips_words_reach_the_reader_when_it_fails(tmp_path):
@@ -248,6 +307,8 @@ def test_the_setup_cell_takes_an_older_release_rather_than_move_colabs_runtime(c
         wheel(index, name, "99.0")
         wheel(index, f"wants_{name}", "1.0", name)
         wheel(index, f"wants_{name}", "2.0", f"{name}>=99")
+    (repo / "notebooks").mkdir()
+    shutil.copy(ROOT / "notebooks" / "setup_cell.py", repo / "notebooks")
     (repo / "requirements.txt").write_text("".join(f"{name}\nwants_{name}\n" for name in environment.FROZEN))
     before = colab.freeze()
     done = colab.run("-c", CELL, ROOT / "notebooks" / "setup_cell.py", cwd=repo, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(index))
