@@ -36,6 +36,7 @@ from i2vlib.data.drawing import (
 )
 from i2vlib.data.transforms import unnormalised
 from i2vlib.data.video import write_clip
+from i2vlib.places import kept_in
 
 VERSION = 2  # a change to anything that is drawn or stored raises it, and old caches are rendered anew
 CHUNK = 64  # clips drawn from one random state, and the unit of work of a process
@@ -200,13 +201,9 @@ def _install(work: Path, folder: Path, manifest: dict) -> None:
 def mini_data(task: str, root: str | Path | None = None, seed: int = 0) -> Path:
     """The folder of an embedded task, rendered on first use.
 
-    root: default is data/mini beside the package in a clone of the repository, else ~/.cache/i2vlib.
+    root: default is data/mini of the repository, or of ~/.cache/i2vlib where that cannot be written (i2vlib.places).
     """
-    if root is None:
-        repository = Path(__file__).resolve().parents[2]
-        inside = (repository / "notebooks").is_dir()
-        root = repository / "data" / "mini" if inside else Path.home() / ".cache" / "i2vlib"
-    return render(task, root, seed)
+    return render(task, root or kept_in(f"data/mini/{task}").parent, seed)
 
 
 def junk_map(folder: str | Path, split: str) -> Tensor:
