@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from i2vlib.config import AdaptationConfig, ClipConfig
+from i2vlib.data.classes import class_names, write_names
 from i2vlib.data.drawing import ATTRIBUTES, WIDE, draw, generator, random_scene, random_words
-from i2vlib.data.lists import Entry, ListError, read_list
+from i2vlib.data.lists import Entry, ListError, read_list, write_list
 from i2vlib.data.sampling import view_indices
 from i2vlib.data.transforms import test_views
 from i2vlib.data.video import VideoError, VideoFile
@@ -151,6 +152,9 @@ def folder_lists(folder: str | Path, out: str | Path, val_share: float = 0.25, s
     if not folder.is_dir():
         raise FolderError(f"{folder}: there is no such folder")
     classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    for place in classes:
+        if place.name != _unicode(place.name):
+            raise FolderError(f"{folder}: the name of the folder {place.name!r} is no Unicode text: rename it")
     if len(classes) < 2:
         found = f"only the folder {classes[0].name!r}" if classes else "no folders"
         raise FolderError(f"{folder}: holds {found}; expected are two or more, one a class, with videos in them: class/clip.mp4")
@@ -165,9 +169,8 @@ def folder_lists(folder: str | Path, out: str | Path, val_share: float = 0.25, s
     for name, reason in skipped.items():
         print(f"left out: {name}: {reason}")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "classes.txt").write_text("".join(f"{c.name}\n" for c in classes), encoding="utf-8")
-    return FolderLists(*(_write_list(out / f"{split}.txt", parts[split]) for split in ("train", "val")),
-                       tuple(c.name for c in classes), counts, skipped)
+    names = tuple(c.name for c in classes)
+    return FolderLists(*_write_lists(out, names, parts), names, counts, skipped)
 
 
 def _readable(place: Path, frames: int, skipped: dict[str, str]) -> list[str]:
@@ -175,6 +178,9 @@ def _readable(place: Path, frames: int, skipped: dict[str, str]) -> list[str]:
     found, first = [], None
     for path in sorted(p for p in place.iterdir() if not p.name.startswith(".")):
         name = f"{place.name}/{path.name}"
+        if (shown := _unicode(name)) != name:
+            skipped[shown] = "has a name that is no Unicode text: rename it"
+            continue
         try:
             with VideoFile(path) as video:
                 _refuse_short(path, len(video), frames)
@@ -188,6 +194,11 @@ def _readable(place: Path, frames: int, skipped: dict[str, str]) -> list[str]:
     return found
 
 
+def _unicode(name: str) -> str:
+    """The name itself, or with \\udcff and the like where it holds bytes of another encoding."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def _split(place: Path, clips: list[str], val_share: float, seed: int) -> tuple[list[str], list[str]]:
     if len(clips) < 2:
         raise FolderError(f"class {place.name!r} has 1 readable video: allowed is 2 or more, to train on and to hold out")
@@ -196,17 +207,20 @@ def _split(place: Path, clips: list[str], val_share: float, seed: int) -> tuple[
     return sorted(shuffled[held:]), sorted(shuffled[:held])
 
 
-def _write_list(path: Path, entries: list[Entry]) -> Path:
-    """Write a list file and read it back: a name that its format cannot hold must not become another file's."""
+def _write_lists(out: Path, classes: Sequence[str], parts: Mapping[str, list[Entry]]) -> list[Path]:
+    """classes.txt and a list a part, written and read back: a name that they cannot hold must not become another's."""
     try:
-        path.write_text("".join(f"{e.path} {e.label}\n" for e in entries), encoding="utf-8")
-        back = read_list(path)
+        write_names(out / "classes.txt", classes)
+        if class_names(out / "any.txt") != list(classes):
+            raise FolderError(f"{out / 'classes.txt'} cannot hold the classes' names as they are")
+        for part, entries in parts.items():
+            write_list(out / f"{part}.txt", entries)
+            for wanted, found in zip(entries, read_list(out / f"{part}.txt"), strict=False):
+                if wanted != found:
+                    raise FolderError(f"{wanted.path!r} cannot stand in a list file, where it reads as {found.path!r}: rename it")
     except (UnicodeEncodeError, ListError) as error:
-        raise FolderError(f"a file name cannot stand in a list file, rename it: {error}") from error
-    for wanted, found in zip(entries, back, strict=False):
-        if wanted != found:
-            raise FolderError(f"{wanted.path!r} cannot stand in a list file, where it reads as {found.path!r}: rename it")
-    return path
+        raise FolderError(f"a name cannot stand in a list file, rename it: {error}") from error
+    return [out / f"{part}.txt" for part in parts]
 
 
 # ---- an upload ----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from datetime import datetime
 
 import matplotlib.pyplot as plt
@@ -253,11 +254,37 @@ def test_a_folder_that_cannot_be_trained_on_says_why(tmp_path):
         folder_lists(folder, lists, 1)
 
 
-@pytest.mark.parametrize("name", ["bad\nname.mp4", "ends in 12", "a\u2028b.mp4"])
-def test_a_name_that_a_list_cannot_hold_is_refused(tmp_path, name):
+STRANGE = ["two\nlines", "ends in 12", "a\u2028b", " blanks ", 'quo"ted', '"quoted"', "# 1", "1 finger", "a, b; c\td", "é 跳 🎬",
+           "<img src=x>", "$frac{$", "{0} %s `x` |"]
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_any_name_of_a_class_or_file_comes_back_out_of_the_lists(tmp_path, name):
+    folder = folder_of(tmp_path, walks=2)
+    for clip in ("a.mp4", f"{name}.mp4", name):  # the last has no ending
+        film(tmp_path / "x.mp4", 4)
+        (folder / name).mkdir(exist_ok=True)
+        (tmp_path / "x.mp4").rename(folder / name / clip)
+    lists = folder_lists(folder, tmp_path / "lists", 0.3)
+    data = [VideoDataset(p, folder, CLIP, train=False) for p in (lists.train, lists.val)]
+    assert set(lists.class_names) == {"walks", name} and all(tuple(d.class_names) == lists.class_names for d in data)
+    assert {(e.path, lists.class_names[e.label]) for d in data for e in d.entries} >= {
+        (f"{name}/{clip}", name) for clip in ("a.mp4", f"{name}.mp4", name)}
+    assert not any(item["error"] for d in data for item in d)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_name_that_a_list_cannot_hold_is_refused(tmp_path, capsys):
     folder = folder_of(tmp_path, walks=2, runs=2)
-    film(tmp_path / "x.mp4").rename(folder / "walks" / name)
-    with pytest.raises(FolderError, match="cannot stand in a list file"):
+    film(tmp_path / "x.mp4").rename(folder / "walks" / "a\\b.mp4")
+    with pytest.raises(FolderError, match=r"'walks/a\\\\b.mp4' cannot stand in a list file, where it reads as 'walks/a/b.mp4'"):
+        folder_lists(folder, tmp_path / "lists", 0.3)
+    bad = os.fsdecode(b"\xff")  # a file from a machine with another encoding
+    (folder / "walks" / "a\\b.mp4").rename(folder / "walks" / f"{bad}.mp4")
+    assert folder_lists(folder, tmp_path / "lists", 0.3).skipped == {
+        "walks/\\udcff.mp4": "has a name that is no Unicode text: rename it"} and "udcff" in capsys.readouterr().out
+    (folder / "walks").rename(folder / bad)
+    with pytest.raises(FolderError, match="the folder '.udcff' is no Unicode text"):
         folder_lists(folder, tmp_path / "lists", 0.3)
 
 

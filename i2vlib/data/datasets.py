@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from i2vlib.config import ClipConfig
-from i2vlib.data.lists import Entry, ListError, class_names, read_list
+from i2vlib.data.classes import class_names
+from i2vlib.data.lists import Entry, read_list
 from i2vlib.data.sampling import dense_indices, uniform_indices, view_indices
 from i2vlib.data.transforms import test_views, train_transform
 from i2vlib.data.video import VideoError, VideoFile
@@ -30,22 +31,19 @@ class VideoDataset(Dataset):
     gives zeros, weight 0.0 and error `path: reason`: one bad file in a hundred thousand must not end a run.
 
     What is random in item i of epoch e is a function of (seed, e, i) alone, however many workers there are and
-    wherever a run was resumed. cache=True keeps decoded frames in memory: for small data read in this process.
+    wherever a run was resumed. cache=True keeps decoded frames in memory: for small data read in this process. encoding
+    and options (outside, first_label, ending): of the list, as read_list has them.
     Raises ListError for a bad list and FileNotFoundError for a missing root.
     """
 
     def __init__(self, list_file: str | Path, root: str | Path, clip: ClipConfig, train: bool, seed: int = 0,
-                 cache: bool = False) -> None:
+                 cache: bool = False, *, encoding: str = "", **options) -> None:
         self.root, self.clip, self.train, self.seed = Path(root), clip, train, seed
-        self.entries = read_list(list_file)
+        self.entries = read_list(list_file, root=root, encoding=encoding, **options)
         if not self.root.is_dir():
             raise FileNotFoundError(f"{root}: there is no such folder; the paths in {list_file} are relative to it")
-        self.class_names = class_names(Path(list_file))
+        self.class_names = class_names(list_file, encoding)
         self.classes = len(self.class_names) or max(e.label for e in self.entries) + 1
-        for number, entry in enumerate(self.entries, 1):
-            if entry.label >= self.classes:
-                raise ListError(f"{list_file}, entry {number}: label {entry.label}: classes.txt beside it names "
-                                f"{self.classes} classes, allowed is 0 to {self.classes - 1}")
         self._transform = train_transform(clip) if train else test_views(clip)
         self._cache: dict[int, Tensor] | None = {} if cache else None
         self._epoch = 0
