@@ -118,7 +118,7 @@ class PyAV:
             if size <= KEPT:
                 self.kept.append(frame)
         if not total:
-            raise VideoError(self.path, "has no frames that can be decoded")
+            raise VideoError(self.path, "is damaged: none of its frames can be decoded")
         if len(self.kept) < total:
             self.kept = []
         return total

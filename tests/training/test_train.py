@@ -19,7 +19,7 @@ import pytest
 import torch
 from _train_victim import MODEL, TRAIN, TinySet, tiny_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_video import encode, stream_cut
+from test_video import encode
 
 from i2vlib.config import AdaptationConfig, ClipConfig, ConfigError
 from i2vlib.data.datasets import VideoDataset
@@ -449,7 +449,7 @@ def test_bad_files_are_survived_named_once_and_counted(tmp_path, capsys):
     assert equal(*(runs.read_state(tmp_path / name)["model"] for name in "ab"))
 
 
-BROKEN = ["empty", "cut", "noise", "sound", "missing", "stream cut"]
+BROKEN = ["empty", "cut", "noise", "sound", "missing", "damaged"]
 
 
 def write_broken_files(folder: Path) -> dict[str, int]:
@@ -468,7 +468,10 @@ def write_broken_files(folder: Path) -> dict[str, int]:
             frame.sample_rate = 16000
             file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
-    stream_cut(encode(folder / "source.mp4", "libx264", g="250", bf="3"), folder / "stream cut.mp4")
+    damaged = bytearray(encode(folder / "source.mp4", "libx264", g="250", bf="3").read_bytes())
+    for i in range(damaged.index(b"mdat") + 900, damaged.index(b"moov") - 4, 7):
+        damaged[i] ^= 0xFF
+    (folder / "damaged.mp4").write_bytes(damaged)
     names = [f"good {i}" for i in range(6)] + BROKEN
     return {f"{name}.mp4": i % 3 for i, name in enumerate(names)}
 
