@@ -95,7 +95,7 @@ def test_frames_are_those_that_a_player_shows(matrix, kind):
     ("h264 B.mp4", ""), ("h264 matrices.mkv", ""), ("h264 intra.mov", ""), ("variable.mp4", ""), ("late.mkv", ""),
     ("h264 open.mp4", "open GOPs"), ("h264 refresh.mkv", "key frames that are no IDR pictures"),
     ("h264 crowded.mp4", "key frames closer than the decoder's delay"), ("interlaced.mp4", "interlaced"),
-    ("edit start b3.mp4", "an edit list hides pictures"), ("edit end b0.mp4", "its header promises 36 frames"),
+    ("edit start b3.mp4", "an edit list hides pictures"), ("edit gop start b0.mp4", "its header promises 36 frames"),
     ("negative.mkv", "time stamps are missing, negative or double"), ("h264 B.ts", "h264 in mpegts"),
 ])
 def test_the_index_says_why_packets_do_not_number_the_pictures(matrix, name, doubt):
