@@ -2,66 +2,114 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import safetensors
-from safetensors.torch import load_file, save_file
+import safetensors.torch
+import torch
+from torch import Tensor
 
-from i2vlib.config import ClipConfig, ConfigError, ModelConfig
-from i2vlib.tower.classifier import VideoClassifier, freeze
-from i2vlib.tower.weights import WeightsError, check_fit
+from i2vlib.config import ClipConfig, ModelConfig
+from i2vlib.files import whole_file
+from i2vlib.tower.archives import WeightsError, read_tensors
+from i2vlib.tower.classifier import LIMIT_GIB, VideoClassifier, build_fitting, freeze
+from i2vlib.tower.names import check_finite, check_sound, remedy
+from i2vlib.tower.wrappers import unwrapped
+
+FORMAT = "i2vlib 1"
+TOLD = {"config": dict, "clip": (dict, type(None)), "class_names": list}  # what a file says of itself, as JSON
 
 
 def save_checkpoint(model: VideoClassifier, path: str | Path, *, clip: ClipConfig | None = None,
                     class_names: tuple[str, ...] = ()) -> None:
     """Write one safetensors file that alone rebuilds the model: its weights, and its config as JSON in the metadata.
 
-    clip and class_names travel along where given (see checkpoint_info). The file is replaced by a whole one or not at all.
+    clip and class_names travel along where given (see checkpoint_info), and a hash of it all, by which load_checkpoint knows
+    damage. The model may be compiled or wrapped for several processes: the file is the same. It is replaced by a whole one or
+    not at all. Raises WeightsError for weights that are not finite, OSError where the file cannot be written.
     """
-    path = Path(path)
-    metadata = {"format": "i2vlib 1", "config": model.config.to_json(),
-                "clip": json.dumps(clip.to_dict() if clip else None), "class_names": json.dumps(list(class_names))}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    save_file({k: v.detach().contiguous() for k, v in model.state_dict().items()}, part, metadata)
-    with open(part, "rb+") as written:
-        os.fsync(written.fileno())
-        os.fchmod(written.fileno(), 0o666 & ~_umask())  # safetensors writes private files
-    os.replace(part, path)
+    model, path = unwrapped(model), Path(path).expanduser()
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    check_finite(state, f"{path} is not written")
+    metadata = {"format": FORMAT, "config": model.config.to_json(), "clip": json.dumps(clip.to_dict() if clip else None),
+                "class_names": json.dumps(list(class_names))}
+    data = safetensors.torch.save(state, metadata | {"hash": content_hash(state, metadata)})
+    with whole_file(path) as file:
+        file.write(data)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def load_checkpoint(path: str | Path, *, limit_gib: float = LIMIT_GIB) -> VideoClassifier:
+    """The model of a file that save_checkpoint wrote, in eval mode. Runs no code from it.
 
-
-def load_checkpoint(path: str | Path) -> VideoClassifier:
-    """The model of a file that save_checkpoint wrote, in eval mode. Runs no code from it. Raises WeightsError."""
-    info = checkpoint_info(path)
+    Before any memory is taken the configuration must agree with the file's own list of tensors, and the model stay within
+    limit_gib. Raises WeightsError for that, for another kind of file, for weights that are not finite, and for damage: the
+    hash of all content is compared where the file has one.
+    """
+    path = Path(path).expanduser()
+    metadata, shapes = _header(path)
+    try:
+        config = ModelConfig.from_dict(_told(metadata, path)["config"])
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:  # ConfigError is a ValueError
+        raise WeightsError(f"{path}: its configuration does not fit this version: {error}") from error
+    model = build_fitting(config, shapes, str(path), limit_gib)
     # copied out of the file's buffer, where tensors lie at any address: kernels round by alignment, and the loaded model's
     # scores shall be the saved one's to the last bit
-    state = {k: v.clone() for k, v in load_file(path).items()}
-    try:
-        model = VideoClassifier(ModelConfig.from_dict(info["config"]))
-    except (ConfigError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path}: its configuration does not fit this version: {error}") from error
-    check_fit(state, model.state_dict(), str(path))
+    state = {k: v.clone() for k, v in safetensors.torch.load_file(path).items()}
+    if metadata.get("hash", now := content_hash(state, metadata)) != now:
+        raise WeightsError(f"{path}: damaged, or changed by another program: its content is not what save_checkpoint wrote (by "
+                           "the hash in it). Copy or download it anew")
+    check_sound(state, model.state_dict(), str(path))
     model.load_state_dict(state, assign=True)  # each tensor keeps its dtype
     return freeze(model).eval()
 
 
 def checkpoint_info(path: str | Path) -> dict:
     """What a checkpoint says of itself: config (dict), clip (dict or None), class_names (list). Raises WeightsError."""
+    path = Path(path).expanduser()
+    return _told(_header(path)[0], path)
+
+
+def content_hash(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of every tensor's name, dtype, shape and bytes, and of what the metadata tell: 0.2 s for ViT-B where the
+    processor has instructions for it."""
+    digest = hashlib.sha256(json.dumps([metadata.get(name) for name in TOLD]).encode())
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _header(path: Path) -> tuple[dict[str, str], dict[str, SimpleNamespace]]:
+    """Metadata, and the shape of every tensor, of a file that save_checkpoint wrote; no tensor is read."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
+            shapes = {name: SimpleNamespace(shape=tuple(file.get_slice(name).get_shape())) for name in file.keys()}
     except (OSError, safetensors.SafetensorError) as error:
-        raise WeightsError(f"{path}: not a readable checkpoint: {error}") from error
-    if metadata.get("format") != "i2vlib 1":
-        raise WeightsError(f"{path}: not written by save_checkpoint of this version (format {metadata.get('format')!r})")
+        raise WeightsError(f"{path}: not a readable checkpoint: {error}{_remedy(path)}") from error
+    if metadata.get("format") != FORMAT:
+        raise WeightsError(f"{path}: not written by save_checkpoint of this version (format {metadata.get('format')!r})"
+                           f"{remedy(shapes)}")
+    return metadata, shapes
+
+
+def _remedy(path: Path) -> str:
     try:
-        return {name: json.loads(metadata[name]) for name in ("config", "clip", "class_names")}
-    except (KeyError, ValueError) as error:
-        raise WeightsError(f"{path}: damaged metadata ({error})") from error
+        return remedy(read_tensors(path))
+    except WeightsError:
+        return ""
+
+
+def _told(metadata: Mapping[str, str], path: Path) -> dict:
+    try:
+        told = {name: json.loads(metadata[name]) for name in TOLD}
+    except (KeyError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: damaged metadata ({type(error).__name__}: {error})") from error
+    wrong = [name for name, kind in TOLD.items() if not isinstance(told[name], kind)]
+    if wrong or not all(isinstance(name, str) for name in told["class_names"]):
+        raise WeightsError(f"{path}: damaged metadata ({(wrong or ['class_names'])[0]} is of another kind)")
+    return told

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from i2vlib.adaptation.linear import ADAPTERS, merged_state
 from i2vlib.config import AdaptationConfig, ModelConfig
 from i2vlib.tower.backbone import VideoViT
-from i2vlib.tower.weights import load_image_weights, resolve_activation
+from i2vlib.tower.names import Shaped, check_fit
+from i2vlib.tower.weights import WeightsError, load_image_weights, resolve_activation
+from i2vlib.tower.wrappers import keep_names_plain, unwrapped
+
+LIMIT_GIB = 32.0  # what a file may ask for unless its reader allows more; ViT-L takes 1.2
 
 
 class VideoClassifier(nn.Module):
     """(B,T,3,H,W) -> logits (B, classes): ln_post of each frame's class token, mean over frames, dropout, linear.
 
     Without a head (classes = 0) it returns what is in front of the dropout, (B,D). See VideoViT.clip_feature for a global branch.
+    state_dict() gives the same names whichever parts torch.compile or others have wrapped.
     """
 
     def __init__(self, config: ModelConfig):
@@ -28,6 +35,8 @@ class VideoClassifier(nn.Module):
         if self.head is not None:
             nn.init.normal_(self.head.weight, std=0.02)
             nn.init.zeros_(self.head.bias)
+        for part in (self, self.backbone):
+            keep_names_plain(part)
 
     def forward(self, video: Tensor) -> Tensor:
         x = self.backbone.clip_feature(video)  # (B, D)
@@ -53,6 +62,26 @@ def build_model(config: ModelConfig, weights: str | Path | None = None, *, resiz
     return freeze(model)
 
 
+def build_fitting(config: ModelConfig, state: Mapping[str, Shaped], source: str, limit_gib: float) -> VideoClassifier:
+    """The model of `config`, once `state` is known to have its names and shapes: no memory is taken before.
+
+    Raises WeightsError.
+    """
+    needed = f"a model of {config.tower.layers} blocks"
+    try:
+        if config.tower.layers > len(state):  # the blocks are not even counted one by one
+            raise WeightsError(f"{source}: its configuration asks for {needed}, but it holds {len(state)} tensors")
+        with torch.device("meta"):
+            want = VideoClassifier(config).state_dict()
+    except (RuntimeError, OverflowError, MemoryError, TypeError) as error:
+        raise WeightsError(f"{source}: its configuration asks for a model that no memory holds ({error})") from error
+    check_fit(state, want, source)
+    gib = sum(value.numel() * 4 for value in want.values()) / 2**30
+    if gib > limit_gib:
+        raise WeightsError(f"{source}: {needed} and {gib:.1f} GiB: allowed is up to limit_gib = {limit_gib}, which may be raised")
+    return VideoClassifier(config)
+
+
 def freeze(model: VideoClassifier) -> VideoClassifier:
     """Let gradients reach only what the adaptation trains; returns the model.
 
@@ -71,12 +100,34 @@ def freeze(model: VideoClassifier) -> VideoClassifier:
 def merge(model: VideoClassifier) -> VideoClassifier:
     """A new, plain model with the adapters folded into the tower's weights (ZeroI2V eq. 11): equal outputs, no adapter left.
 
-    What compression and modules over time add comes along unchanged. The arithmetic is float64, cast once to the weights' dtype.
-    The model given stays as it is. The new one is in the same train/eval mode and its tower is frozen. Raises ValueError for
-    GELU adapters.
+    What compression and modules over time add comes along unchanged, and so do offsets and the temporal embedding, which
+    open_clip's tower knows nothing of: see open_clip_state. The arithmetic is float64, cast once to the weights' dtype. The
+    model given, which may be compiled, stays as it is. The new one is in the same train/eval mode and its tower is frozen.
+    Raises ValueError for GELU adapters.
     """
+    model = unwrapped(model)
     blocks = {f"backbone.transformer.resblocks.{i}": b for i, b in enumerate(model.backbone.transformer.resblocks)}
     state = merged_state(blocks, model.state_dict())
     plain = VideoClassifier(replace(model.config, adaptation=AdaptationConfig()))
     plain.load_state_dict({k: v.clone() for k, v in state.items()}, strict=True, assign=True)  # each tensor keeps its dtype
     return freeze(plain.to(model.backbone.conv1.weight.device)).train(model.training)
+
+
+def open_clip_state(model: VideoClassifier) -> dict[str, Tensor]:
+    """The weights for open_clip's unmodified visual tower, if that tower then computes what this model does.
+
+    It loads strict and gives equal features, frame by frame, where nothing but weights tells the model from an image tower:
+    merged, no offset other than 0, no temporal embedding, no compression, no modules over time. The head travels apart, and the
+    activation must be the same: a tower with quick_gelu needs open_clip's force_quick_gelu. Raises ValueError for any other
+    model, naming what would be lost; backbone.image_state() gives the bare weights all the same, and the README shows what to
+    add to open_clip's tower for offsets and the temporal embedding.
+    """
+    model = unwrapped(model)
+    config, temporal = model.config, model.config.temporal
+    lost = {"adapters (merge first)": config.adaptation.places, "relocated heads": any(temporal.offsets),
+            "the temporal embedding": temporal.embedding, "UniFormerV2's modules": temporal.local or temporal.global_blocks,
+            f"compression {config.compression.kind!r}": config.compression.kind != "none"}
+    if any(lost.values()):
+        raise ValueError(f"open_clip's tower would leave out {', '.join(name for name, there in lost.items() if there)}, and "
+                         "compute something else: README, \"Serving with open_clip\", shows what to add to it")
+    return model.backbone.image_state()
