@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from i2vlib.config import DROPPING, AdaptationConfig, ModelConfig, TemporalConfi
 from i2vlib.presets import PRESETS
 from i2vlib.temporal.uniformerv2 import global_multiply_adds, local_multiply_adds
 from i2vlib.tower.classifier import VideoClassifier, build_model, merge
+from i2vlib.tower.wrappers import bare_copy
 
 
 class Count(NamedTuple):
@@ -39,11 +39,12 @@ def count(model: nn.Module, frames: int, size: int) -> Count:
     """Parameters, those that train, and multiply-adds of one clip (1, frames, 3, size, size), by PyTorch's operator counter.
 
     Counted as 1 each: the multiply-adds of linear layers, convolutions and both attention products, the convention of the
-    papers' GFLOPs columns. Nothing is computed: a copy of the model runs on the meta device. The model is left as it was.
+    papers' GFLOPs columns. Nothing is computed: a copy of the model runs on the meta device, uncompiled. The model is left as it
+    was.
     """
     parameters = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    shadow = copy.deepcopy(model).requires_grad_(False).eval().to("meta")  # the counter trips over views of what trains
+    shadow = bare_copy(model).requires_grad_(False).eval().to("meta")  # the counter trips over views of what trains
     clip = torch.empty(1, frames, 3, size, size, device="meta", dtype=next(model.parameters()).dtype)
     # the fused attention kernels have no meta form that the counter knows; the plain form has the same products
     with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

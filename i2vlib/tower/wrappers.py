@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from itertools import chain
 from typing import Any
@@ -16,6 +17,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside the wrappers around it, if any. Its parts may still be wrapped; its state_dict() does not show it."""
     inner = next((model._modules[name] for name in INNER if name in model._modules), None)
     return model if inner is None else unwrapped(inner)
+
+
+def bare_copy(model: nn.Module) -> nn.Module:
+    """A copy of the model without wrappers around it or around any part of it."""
+    bare = copy.deepcopy(unwrapped(model))
+    for parent in list(bare.modules()):
+        for name, child in parent.named_children():
+            setattr(parent, name, unwrapped(child))
+    return bare
 
 
 def plain_name(name: str) -> str:

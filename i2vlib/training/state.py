@@ -15,6 +15,7 @@ from torch import nn
 
 from i2vlib.config import ConfigError, TrainConfig
 from i2vlib.data import loading
+from i2vlib.tower.wrappers import unwrapped
 from i2vlib.training import runs
 from i2vlib.training.optimiser import make_optimiser
 from i2vlib.training.runs import TrainingError
@@ -25,6 +26,7 @@ class SavedRun:
 
     def __init__(self, model: nn.Module, train_set, config: TrainConfig, out: Path, val_set, progress: bool):
         self.model, self.train_set, self.val_set = model, train_set, val_set
+        self.bare = unwrapped(model)  # torch.compile's wrapper has other names for the weights
         self.config, self.out, self.progress = config, out, progress
         self.accelerator = runs.make_accelerator(config.precision)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
@@ -32,7 +34,7 @@ class SavedRun:
         self.total = loading.total_steps(len(train_set), config)
         self.inner, self.schedule = make_optimiser(model, config, self.total)
         self.net, self.optimizer = self.accelerator.prepare(model, self.inner)
-        self.origin = {"set": runs.set_hash(train_set), "start": runs.weights_hash(model.state_dict())}
+        self.origin = {"set": runs.set_hash(train_set), "start": runs.weights_hash(self.bare.state_dict())}
         self.interrupts, self.log = runs.Interrupts(), None
         self.step = self.saved = self.evaluated = 0  # steps done; at the last save; at the last evaluation
         self.bad, self.best, self.metrics, self.scores, self.summary = {}, None, {}, {}, None
@@ -64,7 +66,7 @@ class SavedRun:
                               "resume=False to start anew")
         runs.check_origin(saved, self.origin["set"], self.origin["start"], self.out)
         self.origin["start"] = saved["start"]  # also where the model came as train() had left it
-        self.model.load_state_dict(saved["model"])
+        self.bare.load_state_dict(saved["model"])
         self.inner.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
         if self.accelerator.scaler is not None and saved["scaler"]:
@@ -90,7 +92,7 @@ class SavedRun:
         return {
             "model_config": self.model.config.to_json(), "train_config": self.config.to_json(),
             "clips": len(self.train_set), **self.origin, "step": self.step,
-            "model": self.model.state_dict(), "optimizer": self.inner.state_dict(),
+            "model": self.bare.state_dict(), "optimizer": self.inner.state_dict(),
             "schedule": self.schedule.state_dict(), "scaler": scaler.state_dict() if scaler is not None else None,
             "sampler": {"seed": seed, "place": self.step * self.config.batch_size},  # see the top of this file
             "random": {"seed": seed, "step": self.step},

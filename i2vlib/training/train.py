@@ -191,8 +191,12 @@ class Run(SavedRun):
         self.interrupts.remove()
         if self.log:
             self.log.close()
-        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):  # a copy would call the first model
-            vars(self.model).pop(name, None)
+        put = vars(self.bare)  # a copy would call the first model
+        put.pop("_is_accelerate_prepared", None)
+        put.pop("forward", None)
+        before = put.pop("_original_forward", None)
+        if self.bare is not self.model and before is not None:
+            vars(self.model)["forward"] = before  # torch.compile's wrapper has one of its own
         self.model.eval()
         self.accelerator.free_memory()
 
