@@ -72,6 +72,9 @@ def flat_tensors(held: object, source: str) -> dict[str, Tensor]:
 class Inert(dict):
     """Stands for anything that a pickle names and that is no tensor: takes what is done to it, keeps the items, does nothing."""
 
+    def __new__(cls, *_, **__):
+        return super().__new__(Inert)  # also where `cls` is an instance
+
     def __init__(self, *arguments, **_):
         pairs = arguments[0] if len(arguments) == 1 and isinstance(arguments[0], (dict, list, tuple)) else ()
         if isinstance(pairs, dict) or all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
@@ -117,8 +120,8 @@ class Reader(pickle._Unpickler):
 
     def persistent_load(self, reference):
         kind, *data = reference
-        if kind != "storage":
-            return Inert()
+        if kind != "storage":  # a class with its source, in old files
+            return Inert
         dtype, key, _, count, *view = data
         return self.storage(dtype, str(key), count, view[0] if view else None)
 
@@ -132,12 +135,14 @@ class Reader(pickle._Unpickler):
 
 def _tensor(flat: Tensor, offset: int, size: tuple, stride: tuple, *_) -> Tensor | Inert:
     """A view of a storage. One that claims more numbers than are stored (a copy of it could fill any memory) is none."""
+    if not isinstance(flat, Tensor):
+        return Inert()
     view = torch.as_strided(flat, size, stride, offset)  # raises where it would reach beyond the storage
     return view if view.numel() <= flat.numel() else Inert()
 
 
 def _tensor_v3(flat: Tensor, offset: int, size: tuple, stride: tuple, grad, hooks, dtype: torch.dtype, *_) -> Tensor | Inert:
-    return _tensor(flat.view(dtype), offset, size, stride)
+    return _tensor(flat.view(dtype) if isinstance(flat, Tensor) else flat, offset, size, stride)
 
 
 def _parameter(data: Tensor, *_) -> Tensor:

@@ -7,7 +7,6 @@ import torch
 from _train_victim import TRAIN, TinySet, tiny_model
 from safetensors.torch import load_file
 
-from i2vlib.tower.checkpoints import load_checkpoint
 from i2vlib.training import runs
 from i2vlib.training.train import train
 
