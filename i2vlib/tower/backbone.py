@@ -196,7 +196,11 @@ class VideoViT(nn.Module):
         return self.ln_post(self.tokens(images[:, None])[:, 0, 0]) @ self.proj
 
     def image_state(self) -> dict[str, Tensor]:
-        """The weights that an open_clip visual tower has, under its names: all but what is ADDED."""
+        """The weights that an open_clip visual tower has, under its names: all but what is ADDED.
+
+        They load strict into open_clip's tower whatever the model is. Its outputs are this model's only where nothing is added
+        and no offset is other than 0, and with the same activation: i2vlib.open_clip_state refuses the others.
+        """
         return {k: v for k, v in self.state_dict().items() if not ADDED & set(k.split("."))}
 
     def check(self, video: Tensor) -> None:

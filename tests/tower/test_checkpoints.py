@@ -65,8 +65,8 @@ def no_memory(monkeypatch):
 
 BOMBS = {
     "classes": 10**9, "frames": 10**9, "tower.layers": 10**9, "tower.width": 4 * 10**6, "tower.mlp_ratio": 1e9,
-    "tower.output_dim": 10**12, "tower.image_size": 8 * 10**9, "tower.patch_size": 1, "temporal.global_blocks": 2, "temporal.local": True,
-    "adaptation.ratio": 1.0, "compression": CompressionConfig("inti", (1,)).to_dict(),
+    "tower.output_dim": 10**12, "tower.image_size": 8 * 10**9, "tower.patch_size": 1, "temporal.global_blocks": 2,
+    "temporal.local": True, "adaptation.ratio": 1.0, "compression": CompressionConfig("inti", (1,)).to_dict(),
     "compression.after": list(range(1, 100_000)), "tower.heads": 2**62, "temporal.offsets": [0] * 10**5,
 }
 
