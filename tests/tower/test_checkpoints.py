@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import i2vlib as i2v
 from i2vlib.config import AdaptationConfig, CompressionConfig, ModelConfig, TemporalConfig, TowerConfig
@@ -45,22 +47,26 @@ def setter(place, value):
     return change
 
 
-@pytest.fixture
-def no_memory(monkeypatch):
-    """Fails where a tensor of more than a million numbers is made anywhere but on the meta device."""
-    def guarded(make):
-        def made(*size, **options):
-            sizes = size[0] if size and isinstance(size[0], (tuple, list, torch.Size)) else size
-            count = 1
-            for n in sizes:
-                count *= n if isinstance(n, int) else 1
-            if count > 1e6 and torch.get_default_device().type != "meta":
-                pytest.fail(f"{make.__name__}{tuple(sizes)} takes memory")
-            return make(*size, **options)
+class Scarce(TorchDispatchMode):
+    """Fails where a tensor of more than 4 MB is made anywhere but on the meta device."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        try:
+            made = function(*args, **(kwargs or {}))
+        except RuntimeError as error:
+            if "memory" in str(error):
+                pytest.fail(f"{function} asks for memory: {error}")
+            raise
+        for value in tree_leaves(made):
+            if isinstance(value, torch.Tensor) and value.device.type != "meta" and value.untyped_storage().nbytes() > 4e6:
+                pytest.fail(f"{function} takes memory for {tuple(value.shape)}")
         return made
 
-    for name in ("empty", "zeros", "randn", "ones"):
-        monkeypatch.setattr(torch, name, guarded(getattr(torch, name)))
+
+@pytest.fixture
+def no_memory():
+    with Scarce():
+        yield
 
 
 BOMBS = {
