@@ -35,6 +35,8 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(part):
+            error.filename = str(path)  # the name that was asked for: its folder is missing, or read-only
         number = _full(error)
         if number is None:
             raise

@@ -117,6 +117,13 @@ def test_a_disk_that_fills_half_way(old, writer):
     assert alone(old, b"old")
 
 
+def test_a_folder_that_is_not_there_or_a_folder_of_that_name_is_named_as_asked_for(old):
+    for path in (old.parent / "none" / "m.bin", old.parent):
+        with pytest.raises(OSError, match=f"'{path}'"), whole_file(path) as file:
+            file.write(b"new")
+    assert alone(old, b"old")
+
+
 def test_two_writers_of_one_file_do_not_meet(old):
     with whole_file(old) as first, whole_file(old) as second:
         first.write(b"first")

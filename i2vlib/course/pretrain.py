@@ -14,13 +14,14 @@ from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from i2vlib.config import CLIP_MEAN, CLIP_STD, ModelConfig
 from i2vlib.data.drawing import ATTRIBUTES, image_batch
+from i2vlib.files import whole_file
 from i2vlib.presets import TOWERS
 from i2vlib.tower.backbone import VideoViT
 from i2vlib.tower.weights import MINI_TOWER, load_image_weights, resolve_activation
@@ -145,10 +146,8 @@ def main() -> None:
     tower, text = pretrain(args.steps, args.seed)
     made = {"steps": args.steps, "seed": args.seed, **RECIPE, "zero_shot": zero_shot(tower, text)}
     state = {f"visual.{k}": v for k, v in tower.image_state().items()} | {f"text.{k}": v for k, v in text.state_dict().items()}
-    part = args.out.with_suffix(".part")
-    save_file({k: v.contiguous() for k, v in state.items()}, part, {"made": json.dumps(made)})
-    part.chmod(0o644)  # safetensors writes private files
-    part.replace(args.out)
+    with whole_file(args.out) as file:
+        file.write(save({k: v.contiguous() for k, v in state.items()}, {"made": json.dumps(made)}))
     print(json.dumps(made, indent=1))
 
 

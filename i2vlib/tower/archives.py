@@ -158,8 +158,8 @@ def _read_zip(path: Path) -> object:
     archive = torch._C.PyTorchFileReader(str(path))
     with zipfile.ZipFile(path) as records:
         sizes = {info.filename.partition("/")[2]: info.file_size for info in records.infolist()}
-    if sum(sizes.values()) > path.stat().st_size:  # torch stores its records as they are
-        raise WeightsError("its records are packed: torch.save packs none")
+    if sum(size for name, size in sizes.items() if name.startswith("data")) > path.stat().st_size:
+        raise WeightsError("its tensors are packed: torch stores them as they are, and packs a program at most")
     if archive.has_record("byteorder") and archive.get_record("byteorder") == b"big":
         raise WeightsError("written on a machine whose bytes stand in the other order")
     storages: dict[str, Tensor] = {}

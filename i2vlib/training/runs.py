@@ -18,6 +18,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from i2vlib.config import Config, ConfigError
+from i2vlib.files import whole_file
 
 STATE, METRICS, BOARD, BEST, FINAL = "state.pt", "metrics.jsonl", "tb", "best.safetensors", "model.safetensors"
 FREE = ("workers", "save_every")  # fields of TrainConfig that a resumed run may change: no weight depends on them
@@ -29,12 +30,8 @@ class TrainingError(RuntimeError):
 
 def write_state(out: Path, state: dict) -> None:
     """Replace out/state.pt by a whole new one. Killed at any moment, the old or the new one is there."""
-    part = out / f"{STATE}.part"
-    with open(part, "wb") as file:
+    with whole_file(out / STATE) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, out / STATE)
 
 
 def read_state(out: Path) -> dict | None:
@@ -67,8 +64,8 @@ def clear_run(out: Path) -> None:
 
 def clear_parts(out: Path) -> None:
     """Remove the files that a killed run was writing: nothing ever reads them."""
-    for pattern in (f"{STATE}.part", f"{METRICS}.part", f".{BEST}.*.part", f".{FINAL}.*.part"):
-        for part in out.glob(pattern):
+    for name in (STATE, METRICS, BEST, FINAL):
+        for part in [out / f"{name}.part", *out.glob(f".{name}.*.part")]:  # the first: as they were called once
             part.unlink(missing_ok=True)
 
 
@@ -128,9 +125,8 @@ class RunLog:
 
         path = out / METRICS
         lines = path.read_text().splitlines() if path.exists() else []
-        part = path.with_name(f"{METRICS}.part")
-        part.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= step))
-        os.replace(part, path)
+        with whole_file(path) as file:
+            file.write("".join(f"{line}\n" for line in lines if _step_of(line) <= step).encode())
         self.file = open(path, "a", buffering=1)
         self.board = SummaryWriter(out / BOARD, purge_step=step + 1)
 

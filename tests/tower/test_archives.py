@@ -1,11 +1,13 @@
 """Tensors come out of any archive; nothing in it runs, and nothing is allocated that the file does not hold."""
 
 import argparse
+import importlib.util
 import os
 import pickle
 import random
 import sys
 import types
+import warnings
 import zipfile
 from collections import OrderedDict, defaultdict
 from contextlib import suppress
@@ -196,9 +198,28 @@ def test_packed_records_and_memo_bombs_are_refused(tmp_path):
         archive.writestr("w/data.pkl", b"\x80\x02}.")
         archive.writestr("w/version", "3\n")
         archive.writestr("w/data/0", bytes(10**7))
-    with pytest.raises(WeightsError, match="its records are packed"):
+    with pytest.raises(WeightsError, match="its tensors are packed"):
         read_tensors(tmp_path / "w.pt")
     assert read_tensors(opcodes(tmp_path / "m.pt", b"\x80\x02}r\xff\xff\xff\x7f.")) == {}  # a memo with place two billion
+
+
+def test_a_torchscript_archive_whose_program_is_packed(tmp_path):
+    """As OpenAI's: the program is packed and larger than what is left of the file."""
+    lines = "\n".join(f"        x = x + self.weight * {i}.0" for i in range(400))
+    module = tmp_path / "much_program.py"  # torch.jit.script wants the source
+    module.write_text("import torch\nclass Much(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+                      "        self.weight = torch.nn.Parameter(torch.arange(3.0))\n"
+                      f"    def forward(self, x: torch.Tensor):\n{lines}\n        return x\n")
+    spec = importlib.util.spec_from_file_location("much_program", module)
+    sys.modules["much_program"] = much = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(much)
+    path = tmp_path / "much.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(much.Much()).save(str(path))
+    with zipfile.ZipFile(path) as records:
+        assert sum(info.file_size for info in records.infolist()) > path.stat().st_size
+    assert same(read_tensors(path), {"weight": torch.arange(3.0)})
 
 
 def test_dicts_in_circles_and_deep_ones_end():
