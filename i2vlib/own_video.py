@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from i2vlib.config import AdaptationConfig, ClipConfig
 from i2vlib.data.classes import class_names, write_names
 from i2vlib.data.drawing import ATTRIBUTES, WIDE, draw, generator, random_scene, random_words
+from i2vlib.data.isolated import Isolated, IsolatedError
 from i2vlib.data.lists import Entry, ListError, read_list, write_list
 from i2vlib.data.sampling import view_indices
+from i2vlib.data.strict import damage, fault, refuse_short
 from i2vlib.data.transforms import test_views
 from i2vlib.data.video import VideoError, VideoFile
 from i2vlib.tower.backbone import at_rest
@@ -72,7 +74,7 @@ def predict(model: nn.Module, path: str | Path, clip: ClipConfig, class_names: S
         raise ValueError(f"{len(names)} class names: the model has {config.classes} classes")
     with VideoFile(path) as video:
         total = len(video)
-        _refuse_short(path, total, clip.frames)
+        refuse_short(path, total, clip.frames)
         indices = view_indices(total, clip)
         frames = video.frames(sum(indices, [])).unflatten(0, (len(indices), -1))  # (clips, T, H, W, 3)
     transform = test_views(clip)
@@ -83,11 +85,6 @@ def predict(model: nn.Module, path: str | Path, clip: ClipConfig, class_names: S
         raise ValueError("the logits are not finite: look at the model's weights and precision")
     per_view = logits.softmax(-1).cpu()
     return Prediction(per_view.mean(0), per_view, names, total, indices, frames, views)
-
-
-def _refuse_short(path: str | Path, total: int, frames: int) -> None:
-    if total < frames:
-        raise VideoError(path, f"is too short: it has {total} frame{'s' * (total > 1)}, a clip takes {frames}")
 
 
 def further(model: VideoClassifier, adaptation: AdaptationConfig, classes: int) -> VideoClassifier:
@@ -136,13 +133,15 @@ class FolderLists:
     skipped: dict[str, str] = field(default_factory=dict)  # class/clip.mp4: reason
 
 
-def folder_lists(folder: str | Path, out: str | Path, val_share: float = 0.25, seed: int = 0, *, frames: int = 1) -> FolderLists:
+def folder_lists(folder: str | Path, out: str | Path, val_share: float = 0.25, seed: int = 0, *, frames: int = 1,
+                 strict: bool = True) -> FolderLists:
     """Write train.txt, val.txt and classes.txt into `out` for videos that lie as `folder/class/clip.mp4`.
 
     Classes are the folders inside, sorted by name, those with a dot in front left out. Of each class round(val_share ·
     clips) clips are held out, at least 1 and at most all but 1, drawn by (seed, class): other classes do not change
-    them. Every file is tried: its first, middle and last frame are decoded, and it must have `frames` frames or more.
-    What fails is printed once with the reason, listed in `skipped`, and left out.
+    them. Every file is tried, in a process that may hang or die of it: it must have `frames` frames or more, its first,
+    middle and last one are read, and all of it is searched for damage (i2vlib.data.strict; strict=False leaves that out, and
+    keeps what can be read). What fails is printed once with the reason, listed in `skipped`, and left out.
     Raises FolderError: no such folder, not two class folders, a class with no readable video or with only one, a name
     that cannot stand in a list file. Raises ValueError for a val_share outside 0 to 1.
     """
@@ -161,11 +160,12 @@ def folder_lists(folder: str | Path, out: str | Path, val_share: float = 0.25, s
     skipped: dict[str, str] = {}
     parts: dict[str, list[Entry]] = {"train": [], "val": []}
     counts = {}
-    for label, place in enumerate(classes):
-        train, held = _split(place, _readable(place, frames, skipped), val_share, seed)
-        counts[place.name] = len(train), len(held)
-        for split, clips in (("train", train), ("val", held)):
-            parts[split] += [Entry(clip, label) for clip in clips]
+    with Isolated() as call:
+        for label, place in enumerate(classes):
+            train, held = _split(place, _readable(place, frames, strict, skipped, call), val_share, seed)
+            counts[place.name] = len(train), len(held)
+            for split, clips in (("train", train), ("val", held)):
+                parts[split] += [Entry(clip, label) for clip in clips]
     for name, reason in skipped.items():
         print(f"left out: {name}: {reason}")
     out.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ def folder_lists(folder: str | Path, out: str | Path, val_share: float = 0.25, s
     return FolderLists(*_write_lists(out, names, parts), names, counts, skipped)
 
 
-def _readable(place: Path, frames: int, skipped: dict[str, str]) -> list[str]:
+def _readable(place: Path, frames: int, strict: bool, skipped: dict[str, str], call: Isolated) -> list[str]:
     """The videos of a class as `class/clip.mp4`, sorted; the others go into `skipped`."""
     found, first = [], None
     for path in sorted(p for p in place.iterdir() if not p.name.startswith(".")):
@@ -182,13 +182,14 @@ def _readable(place: Path, frames: int, skipped: dict[str, str]) -> list[str]:
             skipped[shown] = "has a name that is no Unicode text: rename it"
             continue
         try:
-            with VideoFile(path) as video:
-                _refuse_short(path, len(video), frames)
-                video.frames([0, len(video) // 2, len(video) - 1])
+            reason = call(fault, path, frames) or (call(damage, path) if strict else "")
+        except IsolatedError as error:
+            reason = error.reason
+        if not reason:
             found.append(name)
-        except VideoError as error:
-            skipped[name] = error.reason
-            first = first or f"; the first file: {path.name}: {error.reason}"
+            continue
+        skipped[name] = reason
+        first = first or f"; the first file: {path.name}: {reason}"
     if not found:
         raise FolderError(f"class {place.name!r} has no readable video{first or ': its folder is empty'}")
     return found

@@ -12,9 +12,11 @@ import torch
 from _train_victim import MODEL
 from test_video import encode, sound
 
+from i2vlib import own_video
 from i2vlib.checked import ConfigError
 from i2vlib.config import FOUR_ADAPTERS, AdaptationConfig, ClipConfig
 from i2vlib.data.datasets import VideoDataset
+from i2vlib.data.isolated import Isolated
 from i2vlib.data.lists import read_list
 from i2vlib.data.sampling import view_indices
 from i2vlib.data.video import VideoError, read_clip, write_clip
@@ -35,6 +37,21 @@ from i2vlib.training.evaluate import evaluate
 
 CLIP = ClipConfig(2, size=16, short_side=16, test_short_side=16, random_crop=False, flip=0.0)
 NAMES = ("runs", "jumps", "stands")
+
+
+class Here:
+    """In the place of Isolated: a process for each of these folders would take minutes."""
+
+    def __enter__(self):
+        return lambda function, *args: function(*args)
+
+    def __exit__(self, *_):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def no_processes(monkeypatch):
+    monkeypatch.setattr(own_video, "Isolated", Here)
 
 
 @pytest.fixture
@@ -214,6 +231,28 @@ def test_a_video_with_a_damaged_end_is_left_out(tmp_path):
     torn[end - 180:end] = b"\xff" * 180  # a tenth of the frames' bytes: the first and the middle frame are whole
     (folder / "walks" / "torn.mp4").write_bytes(torn)
     assert folder_lists(folder, tmp_path / "lists").skipped == {"walks/torn.mp4": "is damaged: a frame cannot be decoded"}
+
+
+def test_damage_is_left_out_unless_asked_for(tmp_path):
+    folder = folder_of(tmp_path, runs=2, walks=3)
+    path = encode(folder / "walks" / "bit.mkv")
+    path.write_bytes(path.read_bytes().replace(b"Lavf", b"lavf", 1))  # its pictures are right, a checksum is not
+    assert folder_lists(folder, tmp_path / "lists").skipped["walks/bit.mkv"].startswith("is damaged: a checksum is wrong")
+    assert not folder_lists(folder, tmp_path / "lists", strict=False).skipped
+
+
+def test_a_file_that_ends_its_process_is_left_out(tmp_path, monkeypatch):
+    folder = folder_of(tmp_path, runs=2, walks=3)
+    monkeypatch.setattr(own_video, "Isolated", Isolated)
+    monkeypatch.setattr(own_video, "fault", _abort_on_walks)
+    lists = folder_lists(folder, tmp_path / "lists")
+    assert lists.counts == {"runs": (1, 1), "walks": (1, 1)} and "aborted" in lists.skipped["walks/clip 1.mp4"]
+
+
+def _abort_on_walks(path, frames):
+    if path.name == "clip 1.mp4" and path.parent.name == "walks":
+        os.abort()
+    return ""
 
 
 def test_what_cannot_be_read_is_named_once_and_left_out(tmp_path, capsys):

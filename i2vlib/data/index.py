@@ -115,6 +115,8 @@ def best_stream(path: str, container: av.container.InputContainer) -> av.VideoSt
     if stream is None:
         kinds = sorted({s.type for s in container.streams if s.type != "video"})
         raise VideoError(path, f"holds no video, only {' and '.join(kinds) or 'an empty container'}")
+    if stream.codec_context is None:
+        raise VideoError(path, "its pictures are coded in a way that no decoder here knows")
     return stream
 
 
