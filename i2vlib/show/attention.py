@@ -20,6 +20,7 @@ from torch import Tensor
 
 from i2vlib.insight.attention import Query, frame_read, grid_side, query_maps, whole_numbers
 from i2vlib.show.clips import frames_fused, pictures, signed
+from i2vlib.show.names import finished, plain
 from i2vlib.show.page import BLUE, COLUMNS, GAP, LINE, VERMILION, Page, grey, lay, name_row, ramp
 
 LEFT, RIGHT = 1.25, 1.0  # inches: labels, colour bar
@@ -52,7 +53,7 @@ def attention(clip: Tensor, weights: Sequence[Tensor | None], *, layer: int, hea
         raise ValueError(f"{len(offsets)} offsets: allowed is one a head, {count}, or none")
     if names and len(names) != len(chosen):
         raise ValueError(f"{len(names)} names: allowed is one a row, {len(chosen)}, or none")
-    names = list(names) or [f"head {head}" for head in chosen]
+    names = [plain(name, 24) for name in names] or [f"head {head}" for head in chosen]
     offsets = offsets or (0,) * count
     maps, each = query_maps(block, query).numpy(), len(clip) // frames  # (T,h,H,W)
     columns, inner = min(len(times), COLUMNS), size - GAP
@@ -109,16 +110,15 @@ def head_table(tables: Mapping[str, Tensor], *, offsets: Sequence[Sequence[int]]
             axis.add_patch(Rectangle((head - 0.46, -0.46), 0.92, len(table) - 0.08, fill=False, ec=OTHER, lw=2.2))
         reads = [f"{head}\n{signed(offset)}" if offset else str(head) for head, offset in
                  enumerate(moved or (0,) * table.shape[1])]
-        axis.set(title=name, xticks=range(len(reads)), xticklabels=reads, yticks=range(len(table)))
+        axis.set(title=plain(name), xticks=range(len(reads)), xticklabels=reads, yticks=range(len(table)))
         axis.set_yticklabels([f"block {block + 1}" for block in range(len(table))])
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
-    bar = figure.colorbar(shown, ax=axes, label=label, pad=0.01)
+    bar = figure.colorbar(shown, ax=axes, label=plain(label, 80, 3), pad=0.01)
     bar.outline.set_visible(False)
     figure.supxlabel("head, and its offset δ" if any(map(any, offsets)) else "head", fontsize=10)  # one, at one height for all
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    plt.close(figure)
-    return figure
+    figure.suptitle(plain(title, 160, 4), x=0.01, ha="left", fontsize=11)
+    return finished(figure)
 
 
 def rollout_map(clip: Tensor, shares: Tensor, *, title: str = "", size: float = 1.15) -> Figure:

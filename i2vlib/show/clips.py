@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from i2vlib.data.transforms import unnormalised
+from i2vlib.show.names import finished, plain
 from i2vlib.show.page import COLUMNS
 
 STYLE = Path(__file__).resolve().parents[1] / "assets" / "course.mplstyle"
@@ -50,12 +51,11 @@ def film(clips: Tensor | Sequence[Tensor], *, title: str = "", rows: Sequence[st
         if t < len(strips[r]):
             axis.imshow(strips[r][t].numpy())
         if r == len(strips) - 1 and t < len(labels):
-            axis.set_xlabel(labels[t])
+            axis.set_xlabel(plain(labels[t], 40, 6))
         if rows and column == 0:
-            axis.set_ylabel(rows[r], rotation=0, ha="right", va="center")
-    figure.suptitle(title, ha="left", x=0.01, fontsize=11)
-    plt.close(figure)
-    return figure
+            axis.set_ylabel(plain(rows[r], 40, 3), rotation=0, ha="right", va="center")
+    figure.suptitle(plain(title, 160, 4), ha="left", x=0.01, fontsize=11)
+    return finished(figure)
 
 
 def pictures(clip: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from i2vlib.compression.weights import cascade, interpolation_weights
 from i2vlib.insight.attention import attention_weights, block_numbers, grid_side
 from i2vlib.show.board import weight_table
 from i2vlib.show.clips import pictures
+from i2vlib.show.names import plain
 from i2vlib.tower.backbone import at_rest
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "assets"
@@ -135,6 +136,7 @@ def _page(script: str, clip: Tensor, grid: int, title: str, data: dict) -> str:
     strip = [Image.fromarray(f).resize((grid * step,) * 2, Image.Resampling.BOX) for f in frames.numpy()]
     file, size = io.BytesIO(), grid * step
     Image.fromarray(np.concatenate([np.asarray(f) for f in strip], axis=1)).save(file, "PNG", optimize=True)
+    title = plain(title, 160)
     data |= {"title": title, "frames": len(strip), "size": size, "grid": grid,
              "strip": "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()}
     shared, own = ((SCRIPTS / name).read_text() for name in ("explore.js", script))

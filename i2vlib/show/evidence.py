@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from i2vlib.show.clips import pictures
+from i2vlib.show.names import plain
 from i2vlib.show.page import BLUE, COLUMNS, GAP, LINE, VERMILION, Page, grey, lay, name_row, ramp
 
 FOR, AGAINST = VERMILION, BLUE
@@ -28,7 +29,8 @@ def gradcam(clip: Tensor, cam: Tensor, *, name: str = "the class", title: str = 
     if cam.numel() and not 0 <= float(cam.min()) <= float(cam.max()) <= 1:
         raise ValueError(f"a map from {float(cam.min()):.3g} to {float(cam.max()):.3g}: allowed is 0 to 1; signed drops are for "
                          "patch_importance")
-    label = f"evidence for {name}\n0: least, 1: most in this clip"  # the package moves the least to 0: it says nothing of none
+    # the package moves the least to 0: it says nothing of none
+    label = f"evidence for {plain(name)}\n0: least, 1: most in this clip"
     return _maps(clip, cam, ramp(FOR), Normalize(0, 1), "Grad-CAM", label, title, size)
 
 
@@ -42,7 +44,7 @@ def patch_importance(clip: Tensor, drops: Tensor, *, name: str = "the class", sc
     """
     _refuse_nan(drops)
     most = float(drops.abs().max()) or 1.0  # no drop anywhere: an empty map, not a division by 0
-    label = f"drop in the {score.replace('_', '-')} of\n{name} without the patch"
+    label = f"drop in the {score.replace('_', '-')} of\n{plain(name)} without the patch"
     return _maps(clip, drops, ramp(AGAINST, FOR), Normalize(-most, most), "patches", label, title, size)
 
 
@@ -61,7 +63,7 @@ def frame_importance(clip: Tensor, drops: Tensor, *, name: str = "the class", sc
     columns, bars = min(len(shown), COLUMNS), 1.15
     tall = _height(shown, size)
     page = Page(len(shown), columns, tall + GAP + bars, size, left=LEFT, right=0.15, below=LINE, title=title,
-                note=f"above 0: speaks for {name}", indent=LEFT)
+                note=f"above 0: speaks for {plain(name)}", indent=LEFT)
     low, high = min(0.0, values.min()), max(0.0, values.max())
     room = 0.22 * (high - low) or 1.0  # for the numbers at the ends of the bars
     for row, start in enumerate(range(0, len(shown), columns)):

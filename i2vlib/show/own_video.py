@@ -15,6 +15,7 @@ from i2vlib.config import ClipConfig
 from i2vlib.data.sampling import view_indices
 from i2vlib.data.video import VideoFile
 from i2vlib.own_video import Prediction
+from i2vlib.show.names import finished, plain
 
 THUMBNAILS = 8  # a row holds no more that can still be recognised
 WIDTH = 8.0  # inches
@@ -36,12 +37,11 @@ def timeline(path: str | Path, samplings: Mapping[str, ClipConfig], *, title: st
     figure, axes = plt.subplots(len(names), 1, squeeze=False, figsize=(WIDTH, 1.75 * len(names) + (0.55 if title else 0.2)))
     for axis, name, row in zip(axes[:, 0], names, rows, strict=True):
         _row(axis, *row)
-        axis.set_title(f"{name}: {_words(row[1])}", fontsize=10, loc="left")
+        axis.set_title(f"{plain(name)}: {_words(row[1])}", fontsize=10, loc="left")
     axis.text(0.5, -1.86, "above each bar: the number of the frame in the file; below: t, its place in the clip",
               transform=axis.get_yaxis_transform(), ha="center", va="top", fontsize=9)
-    figure.suptitle(title, ha="left", x=0.01, fontsize=11)
-    plt.close(figure)
-    return figure
+    figure.suptitle(plain(title, 160, 4), ha="left", x=0.01, fontsize=11)
+    return finished(figure)
 
 
 def _row(axis, total: int, indices: list[list[int]], shown: list[tuple[int, int]], pictures: np.ndarray) -> None:
@@ -88,10 +88,10 @@ def bars(prediction: Prediction, *, top: int = 8, title: str = "") -> Figure:
                       va="center", fontsize=9)
     classes = len(prediction.probabilities)
     axis.axvline(1 / classes, color="0.35", ls="--", lw=1)
-    axis.set_yticks(places, [prediction.class_names[i] for i in order])
+    axis.set_yticks(places, [plain(prediction.class_names[i]) for i in order])
     axis.invert_yaxis()
     words = f"entropy {prediction.entropy:.2f} nats; all classes alike: {log(classes):.2f}"
     axis.set(xlim=(0, 1.12), xticks=[0, 0.25, 0.5, 0.75, 1], xlabel=f"probability (dashed: guessing, 1/{classes})\n{words}")
-    axis.set_title(title or f"{prediction.class_names[prediction.best]}, says the model", fontsize=11, loc="left")
-    plt.close(figure)
-    return figure
+    said = f"{plain(prediction.class_names[prediction.best])}, says the model"
+    axis.set_title(plain(title, 160, 4) or said, fontsize=11, loc="left")
+    return finished(figure)

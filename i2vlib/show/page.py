@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
+from i2vlib.show.names import finished, plain
+
 COLUMNS = 8  # frames in a row of the page: 16 and 32 take 2 and 4 rows and stay legible
 TOP, LINE, GAP = 0.34, 0.24, 0.07  # inches: title, a line of words, between pictures
 VERMILION, BLUE = "#D55E00", "#0072B2"  # of Okabe and Ito, told apart by all colour-blind eyes
@@ -30,6 +32,7 @@ class Page:
 
     def __init__(self, frames: int, columns: int, tall: float, size: float, *, left: float, right: float, below: float = 0.0,
                  title: str = "", note: str = "", indent: float = 0.1):
+        title, note = plain(title, 160), plain(note, 200)
         self.columns, self.rows, self.tall, self.size, self.left = columns, ceil(frames / columns), tall, size, left
         self.foot = below + (0.3 if note else 0.05)
         self.high = self.foot + self.rows * (tall + LINE) - LINE + (TOP if title else 0.08)
@@ -76,8 +79,7 @@ class Page:
 
     def done(self) -> Figure:
         """The figure, closed."""
-        plt.close(self.figure)
-        return self.figure
+        return finished(self.figure)
 
 
 def grey(picture: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from i2vlib.show.names import finished, plain
 from i2vlib.training.evaluate import Result
 
 
@@ -33,8 +34,7 @@ def curves(out: str | Path, *, chance: float | None = None) -> Figure:
     left.legend()
     right.plot(steps, [r["lr"] for r in rows], color="C1")
     right.set(title="Warm-up, then cosine", xlabel="optimiser step", ylabel="learning rate", ylim=(0, None))
-    plt.close(figure)
-    return figure
+    return finished(figure)
 
 
 def confusion(result: Result, names: Sequence[str] = (), *, title: str = "") -> Figure:
@@ -46,7 +46,7 @@ def confusion(result: Result, names: Sequence[str] = (), *, title: str = "") -> 
     figure, axis = plt.subplots(figsize=(side + 0.8, side))
     picture = axis.imshow(share, vmin=0, vmax=1, cmap="cividis")
     if classes <= 40:
-        labels = list(names) or [str(i) for i in range(classes)]
+        labels = [plain(name) for name in names or range(classes)]
         axis.set_xticks(range(classes), labels, rotation=90)
         axis.set_yticks(range(classes), labels)
     if classes <= 12:
@@ -54,7 +54,7 @@ def confusion(result: Result, names: Sequence[str] = (), *, title: str = "") -> 
             axis.text(j, i, f"{value:.2f}".lstrip("0") if value < 1 else "1", ha="center", va="center", fontsize=8,
                       color="black" if value > 0.55 else "white")
     axis.spines[:].set_visible(False)
-    axis.set(title=title or f"top-1 {result.top1:.1%} of {len(result.labels)} clips", xlabel="predicted", ylabel="true")
+    title = plain(title, 160, 4) or f"top-1 {result.top1:.1%} of {len(result.labels)} clips"
+    axis.set(title=title, xlabel="predicted", ylabel="true")
     figure.colorbar(picture, label="share of the true class", shrink=0.8)
-    plt.close(figure)
-    return figure
+    return finished(figure)

@@ -1,7 +1,6 @@
 """The explorers' pictures, without their controls: what is drawn of a model and a clip for each position of the sliders.
 
-A view computes what it can at once and then draws in tens of milliseconds on one core at miniature size. The model that is given
-is not changed.
+A view computes what it can at once, then draws in tens of milliseconds on one core at miniature size. The model is not changed.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from i2vlib.insight.attention import frame_read, query_token
 from i2vlib.show.board import FIRST, HEAT, PALE, SECOND, Board, heat, heat_scale, weight_colours
 from i2vlib.show.clips import frames_fused, pictures, signed
 from i2vlib.show.embedded import clip_for, head_offsets, read_attention, read_weights
+from i2vlib.show.names import plain
 
 WIDTH = 860  # of every picture, points
 LEARNED = "as learned"
@@ -291,7 +291,7 @@ def _names(model: nn.Module, class_names: Sequence[str]) -> list[str]:
         raise ValueError("this model has no head: allowed is one with ModelConfig.classes of 1 or more")
     if class_names and len(class_names) != classes:
         raise ValueError(f"{len(class_names)} class names: allowed is one a class, {classes}, or none")
-    return list(class_names) or [f"class {i}" for i in range(classes)]
+    return [*map(plain, class_names)] or [f"class {i}" for i in range(classes)]
 
 
 def _highest(logits: Tensor, bars: int) -> tuple[list[int], tuple[float, float]]:

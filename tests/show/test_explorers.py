@@ -350,6 +350,7 @@ def test_a_value_that_a_control_does_not_have_leaves_the_explorer_alive(motion, 
 def test_names_are_text_and_no_markup(motion, clip):
     explorer = explore_scale(motion, clip, [f"<b>{name}" for name in NAMES])
     assert "&lt;b&gt;" in explorer.text.value and "<b>" not in explorer.text.value
+    assert explore_scale(motion, clip, ["\ud800\n$\\frac{$\x00" * 3000] * len(NAMES)).image.value[1:4] == b"PNG"
 
 
 def test_models_and_clips_that_do_not_fit_are_refused(motion, inti, clip):
