@@ -31,8 +31,9 @@ test: $(READY)
 	$(PY) -m ruff check --output-format concise .
 	HF_HUB_OFFLINE=1 $(PY) -m pytest --nbval-lax tests $(NBVAL)
 
+# The upload box of notebook 11 sends a file as one message: 512 MiB instead of the 10 MiB that Jupyter takes.
 lab: $(READY)
-	$(PY) -m jupyterlab $(LAB_FLAGS) $(firstword $(wildcard notebooks/00_*.ipynb))
+	$(PY) -m jupyterlab --ServerApp.tornado_settings="{'websocket_max_message_size': 536870912}" $(LAB_FLAGS) $(firstword $(wildcard notebooks/00_*.ipynb))
 
 site: $(READY)
 	$(PY) -m i2vlib.course.site

@@ -22,7 +22,7 @@ from pathlib import Path
 import nbformat
 
 from i2vlib.course.claims import MIME, Claim
-from i2vlib.course.results_page import render
+from i2vlib.course.results_page import inert_outputs, render
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "accelerate", "numpy", "decord", "av", "matplotlib")
@@ -148,7 +148,7 @@ def _html(notebook, run: Run) -> str:
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(embed_images=True)
-    return exporter.from_notebook_node(notebook, {"metadata": {"name": run.title}})[0]
+    return exporter.from_notebook_node(inert_outputs(notebook), {"metadata": {"name": run.title}})[0]
 
 
 def _title(notebook) -> str:

@@ -7,7 +7,10 @@ import html
 import re
 from pathlib import Path
 
+import bleach  # which nbconvert brings
 from nbconvert.filters import markdown2html
+
+from i2vlib.show.names import inert
 
 # What a reader must know before reading a number. Facts about the defaults of the course, not about one run.
 SCALE = """
@@ -22,6 +25,7 @@ machine. That merged adapters give the same outputs is checked on the miniature 
 Diving48 need those data sets, CLIP's released weights and GPUs. The same notebooks run on them, by their parameters; a
 laptop does not reach them, and this page does not claim them.</p>
 """
+TAGS = bleach.ALLOWED_TAGS | set("br caption div p pre span sub sup table tbody td th thead tr".split())
 WORDS = {"ran": "ran", "failed": "failed here", "stopped": "stopped here", "not run": "not run"}
 
 
@@ -78,7 +82,10 @@ def _results(run) -> str:
 
 
 def _shown(data: dict, heading: str) -> str:
-    """The richest form of an output that a page without scripts can hold; the first that is there wins."""
+    """The richest form of an output that a page without scripts can hold; the first that is there wins.
+
+    Names of a reader's classes and files may stand in it: of its HTML remain tables and marks of text.
+    """
     for kind in ("image/png", "image/jpeg"):
         if kind in data:
             return f'<img alt="{_heading(heading)}" src="data:{kind};base64,{"".join(data[kind].split())}">'
@@ -86,9 +93,9 @@ def _shown(data: dict, heading: str) -> str:
         code = base64.b64encode(data["image/svg+xml"].encode()).decode()
         return f'<img alt="{_heading(heading)}" src="data:image/svg+xml;base64,{code}">'
     if "text/html" in data:
-        return data["text/html"]
+        return bleach.clean(data["text/html"], TAGS, {"*": ["class", "colspan", "rowspan"]})
     if "text/markdown" in data:
-        return markdown2html(data["text/markdown"])
+        return markdown2html(inert(data["text/markdown"]))
     return f"<pre>{_e(data.get('text/plain', ''))}</pre>"
 
 
@@ -118,3 +125,11 @@ def _heading(markdown: str) -> str:
 
 def _e(text: str) -> str:
     return html.escape(text)
+
+
+def inert_outputs(notebook):
+    """The notebook, without HTML in the Markdown that its cells gave: the pages made of it get none."""
+    for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
+        if "text/markdown" in output.get("data", {}):
+            output.data["text/markdown"] = inert(output.data["text/markdown"])
+    return notebook

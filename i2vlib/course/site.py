@@ -18,6 +18,7 @@ from pathlib import Path
 import nbformat
 
 from i2vlib.course.claims import MIME
+from i2vlib.course.results_page import inert_outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 TITLE = "Image models become video models"
@@ -130,7 +131,7 @@ def page(notebook, others: dict[str, str]):
             elif "solution" in cell.metadata.get("tags", []):
                 fold(cell, "hide-cell", "the solution")
             setup = False
-    return notebook
+    return inert_outputs(notebook)
 
 
 def fold(cell, tag: str, what: str) -> None:

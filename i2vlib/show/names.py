@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 MARKUP = re.compile(r"[\\`*_{}\[\]<>#|~$&^@]")  # what Markdown, its tables, its formulas and HTML act on
-TAG = re.compile(r"<(?=[A-Za-z/!?])")
+ALIVE = re.compile(r"<(?=[A-Za-z/!?])|(?<=\])\((?!https?://|[\w./#-]+\))|(?<=\]):")  # a tag, a link to what is no address
 
 
 def plain(words: object, most: int = 40, lines: int = 1) -> str:
@@ -38,5 +38,8 @@ def in_markdown(name: object, most: int = 80) -> str:
 
 
 def inert(markdown: str) -> str:
-    """Markdown without HTML: what would begin a tag is text. For outputs of notebooks, into which names may have come raw."""
-    return TAG.sub("&lt;", markdown)
+    """Markdown without HTML and without links that run something: what would begin them is text.
+
+    For outputs of notebooks, into which names may have come raw.
+    """
+    return ALIVE.sub(lambda found: f"&#{ord(found[0])};", markdown)

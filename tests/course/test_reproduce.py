@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -11,9 +12,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from i2vlib.course import reproduce as module
-from i2vlib.course.claims import MIME
+from i2vlib.course.claims import MIME, Claim
 from i2vlib.course.reproduce import chosen, collect, reproduce
-from i2vlib.course.results_page import render
+from i2vlib.course.results_page import _shown, render
 
 ROOT = Path(__file__).resolve().parents[2]
 # claims.py by itself: importing the whole package would cost each kernel seconds
@@ -149,7 +150,38 @@ def test_a_run_without_claims_says_so():
 
 
 def test_a_markdown_table_becomes_a_table():
-    from i2vlib.course.results_page import _shown
-
     shown = _shown({"text/markdown": "| a | b |\n|---|---|\n| 1 | 2 |", "text/plain": "<Markdown object>"}, "heading")
     assert "<td>1</td>" in shown and "Markdown object" not in shown
+
+
+ATTACKS = ["<img src=x onerror=alert(1)>", "</td></table><script>alert(1)</script>", "<a href='javascript:alert(1)'>x</a>",
+           "<!--", "[x](javascript:alert(1))", "[x]( &#106;avascript:alert(1))", "\n\n[x]: javascript:alert(1)\n\n[x]",
+           "`<svg onload=alert(1)>`", "<style>*{}</style>", "<b onclick='alert(1)'>x</b>"]
+
+
+def live(page: str) -> list:
+    """What of a page does more than to mark text."""
+    found = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: found.extend(
+        [tag] * (tag in ("img", "script", "svg", "style", "iframe")) + [a for a in attributes if a[0].startswith("on") or
+                                                                        (a[1] or "").startswith("javascript")])
+    parser.handle_comment = found.append
+    parser.feed(page)
+    return found
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_name_reaches_a_page_as_html(name):
+    """As class names of a reader's folder would, in the forms in which cells show them."""
+    def pages(name: str) -> list[str]:
+        table = f"| class |\n|---|\n| {name} |\n"
+        run = module.Run("00_a", name, "ran", 1.0, [Claim(name, name, name, True)], [(name, {"text/markdown": table})], name)
+        output = nbformat.v4.new_output("display_data", {"text/markdown": table})
+        cell = new_code_cell("1", outputs=[output, nbformat.v4.new_output("stream", text=name)])
+        shown = [{"text/markdown": table}, {"text/html": f"<table><tr><td>{name}</td></tr></table>"}, {"text/plain": name}]
+        return [*(_shown(data, name) for data in shown), render([run], {name: name}),
+                module._html(new_notebook(cells=[cell]), run)]
+
+    for page, harmless in zip(pages(name), pages("name"), strict=True):
+        assert live(page) == live(harmless), page[:300]
