@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import math
 import typing
 
 
@@ -13,7 +14,7 @@ class ConfigError(ValueError):
 
 
 class Config:
-    """What the configurations share: type checks at construction, strict JSON in and out."""
+    """What the configurations share: type checks at construction, no number that is not finite, strict JSON in and out."""
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
@@ -21,11 +22,12 @@ class Config:
             value, hint = getattr(self, f.name), hints[f.name]
             if isinstance(value, list):  # JSON has no tuples
                 value = _as_tuple(value)
-            if isinstance(value, int) and not isinstance(value, bool) and hint is float:
+            if isinstance(value, int) and not isinstance(value, bool) and hint is float and _finite(value):
                 value = float(value)
             object.__setattr__(self, f.name, value)
             if not _is_a(value, hint):
                 raise ConfigError(f"{type(self).__name__}.{f.name} = {value!r}: allowed is {_words(hint)}")
+            self.need(hint is int or _finite(value), f.name, "finite: neither nan nor infinity")
         self.check()
 
     def check(self) -> None:
@@ -77,6 +79,16 @@ def _is_a(value, hint) -> bool:
     return isinstance(value, hint)
 
 
+def _finite(value) -> bool:
+    """Whether a number, or each in a tuple of them, is one that a float can hold; True for what is no number."""
+    if isinstance(value, tuple):
+        return all(map(_finite, value))
+    try:
+        return not isinstance(value, (int, float)) or math.isfinite(value)
+    except OverflowError:  # a whole number beyond the largest float
+        return False
+
+
 def _words(hint) -> str:
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
 
@@ -86,7 +98,7 @@ def check_parameters(namespace: dict, **types: type) -> None:
 
     papermill only warns about a parameter that the notebook does not have, and leaves exit code 0. A notebook calls
     this below its `parameters` cell with `globals()` and the name and type of each parameter. Unknown names are read
-    from the cell that papermill injects (`In` holds its source). Raises ConfigError.
+    from the cell that papermill injects (`In` holds its source). Raises ConfigError, also for nan and infinity.
     """
     injected = [s for s in namespace.get("In", []) if s.startswith("# Parameters")]
     names = {t.id for s in injected[-1:] for node in ast.parse(s).body if isinstance(node, ast.Assign)
@@ -97,3 +109,5 @@ def check_parameters(namespace: dict, **types: type) -> None:
     for name, kind in types.items():
         if not _is_a(namespace[name], kind):
             raise ConfigError(f"parameter {name} = {namespace[name]!r}: allowed is {kind.__name__}")
+        if not _finite(namespace[name]):
+            raise ConfigError(f"parameter {name} = {namespace[name]!r}: allowed is finite: neither nan nor infinity")

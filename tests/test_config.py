@@ -1,4 +1,7 @@
 import dataclasses
+import json
+import math
+import typing
 
 import pytest
 
@@ -107,6 +110,32 @@ def test_errors_name_field_value_and_what_is_allowed(make, message):
         make()
 
 
+def numbers(cls) -> list[tuple[str, object]]:
+    """Each field of a configuration that holds a float or a tuple of them, with its default."""
+    hints = typing.get_type_hints(cls)
+    return [(f.name, f.default) for f in dataclasses.fields(cls) if float in (hints[f.name], *typing.get_args(hints[f.name]))]
+
+
+OURS = [cls for cls in Config.__subclasses__() if cls.__module__.startswith("i2vlib.")]
+
+
+@pytest.mark.parametrize("cls, name, default", [(cls, name, default) for cls in OURS for name, default in numbers(cls)])
+def test_a_number_that_is_not_finite_is_refused(cls, name, default):
+    for bad in (math.nan, math.inf, -math.inf, 10**400):
+        value = (bad, *default[1:]) if isinstance(default, tuple) else bad
+        given = f"(?s){cls.__name__}\\.{name} = .*(nan|inf|00).*: allowed is finite: neither nan nor infinity"
+        with pytest.raises(ConfigError, match=given):
+            cls(**{name: value})
+        if not isinstance(bad, int):  # json writes NaN and Infinity, and reads them
+            with pytest.raises(ConfigError, match=given):
+                cls.from_json(json.dumps({name: value}))
+
+
+def test_the_numbers_of_a_run_are_among_them():
+    assert {"lr", "backbone_lr", "betas", "weight_decay", "warmup", "mixup", "clip_norm"} <= {n for n, _ in numbers(TrainConfig)}
+    assert {"scale", "ratio", "dropout"} <= {n for n, _ in numbers(AdaptationConfig)} and numbers(ClipConfig)
+
+
 def test_configs_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         ModelConfig().frames = 4
@@ -121,6 +150,9 @@ def test_notebook_parameters():
     for bad in ({"lr": "1e-3"}, {"steps": 3.0}, {"steps": True}, {"preset": 3}):
         with pytest.raises(ConfigError, match=f"parameter {next(iter(bad))} = "):
             check_parameters(good | bad, **types)
+    for bad in (math.nan, math.inf):  # papermill -p lr nan
+        with pytest.raises(ConfigError, match="parameter lr = (nan|inf): allowed is finite"):
+            check_parameters(good | {"lr": bad}, **types)
 
 
 def test_a_configuration_of_ones_own_is_checked_like_the_rest():
