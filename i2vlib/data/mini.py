@@ -6,11 +6,13 @@ nothing new in the latter but time (and, in `corrupted`, junk). Everything is a 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -128,35 +130,68 @@ def _write_chunk(task: MiniTask, folder: Path, split: str, seed: int, first: int
     return lines, junk
 
 
-def _complete(folder: Path, manifest: dict) -> bool:
+def _fault(folder: Path, wanted: dict) -> str:
+    """What of `folder` is not as its manifest says, "" if nothing. What the manifest does not name does not count.
+
+    The size of every file is compared on every call; its hash when it was written, copied or touched since the last call that
+    found all well, which the manifest's own time tells.
+    """
+    path = folder / "manifest.json"
     try:
-        found = json.loads((folder / "manifest.json").read_text())
-        if found != manifest or any(len(os.listdir(folder / s)) != manifest[s] for s in ("train", "val")):
-            return False
-        return not TASKS[manifest["name"]].junk or all(len(junk_map(folder, s)) == manifest[s] for s in ("train", "val"))
-    except (OSError, ValueError):
-        return False
+        manifest = json.loads(path.read_text())
+        files, looked, hashed = manifest.pop("files"), path.stat().st_mtime_ns, False
+        if manifest != wanted:
+            return "of another version or seed"
+        for name, (size, digest) in files.items():
+            file = f"{folder}/{name}"
+            found = os.stat(file)
+            changed = max(found.st_mtime_ns, found.st_ctime_ns) >= looked
+            if found.st_size != size or (changed and _digest(file) != digest):
+                return f"{name} is damaged"
+            hashed = hashed or changed
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "manifest.json is damaged"
+    if hashed:
+        with suppress(OSError):  # read-only: hashed again the next time
+            os.utime(path)
+    return ""
+
+
+def _digest(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _list_files(folder: Path) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of every file below a folder."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): (p.stat().st_size, _digest(p)) for p in files}
 
 
 def render(task: str, root: str | Path, seed: int = 0, progress: bool = True) -> Path:
     """Write the clips and list files of an embedded task into root/<task> and return that folder.
 
     Files: {train,val}.txt with `relative/path label` a line, classes.txt with one name a line, {train,val}/*.mp4,
-    manifest.json and, for `corrupted`, {train,val}_junk.npy (see `junk_map`). A folder that is already complete is
-    kept; any other is replaced at once when the new one is whole, so that no reader ever meets half a data set. Raises
-    ValueError for an unknown task.
+    manifest.json with the size and SHA-256 of each and, for `corrupted`, {train,val}_junk.npy (see `junk_map`). A folder that is
+    as its manifest says is kept, whatever else lies in it; any other is drawn again, which for a seed gives the same clips, and
+    replaced at once when the new one is whole, so that no reader ever meets half a data set. Raises ValueError for an unknown
+    task.
     """
     if task not in TASKS:
         raise ValueError(f"there is no embedded task {task!r}: allowed are {', '.join(TASKS)}")
     spec, folder = TASKS[task], Path(root) / task
     manifest = {"version": VERSION, "seed": seed, **json.loads(json.dumps(asdict(spec)))}
-    if _complete(folder, manifest):
+    fault = _fault(folder, manifest)
+    if not fault:
         return folder
+    if progress and folder.exists():
+        tqdm.write(f"{folder}: {fault}; the clips are drawn again")
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{task}-", dir=folder.parent))
     try:
         _write(spec, work, seed, progress)
-        (work / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        (work / "manifest.json").write_text(json.dumps({**manifest, "files": _list_files(work)}))
         _install(work, folder, manifest)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -189,7 +224,7 @@ def _install(work: Path, folder: Path, manifest: dict) -> None:
             os.chmod(work, 0o755)  # mkdtemp makes it private
             return os.rename(work, folder)
         except OSError:
-            if _complete(folder, manifest):
+            if not _fault(folder, manifest):
                 return None
             if folder.exists():  # of another version or seed, or damaged
                 old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -247,8 +248,9 @@ def test_junk_map_says_what_is_wrong(root, tmp_path):
 def test_a_corrupted_task_without_its_truth_is_not_whole(tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, "corrupted", replace(TASKS["corrupted"], train=6, val=6))
     folder = render("corrupted", tmp_path, progress=False)
-    names = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
-    assert set(names) == {"train.txt", "val.txt", "classes.txt", "manifest.json", "train_junk.npy", "val_junk.npy"}
+    names = contents(folder)
+    assert {name for name in names if "/" not in name} == \
+        {"train.txt", "val.txt", "classes.txt", "manifest.json", "train_junk.npy", "val_junk.npy"}
     pictures = clips(tmp_path, "corrupted")[0]
     damages = [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:-9]), lambda p: p.write_bytes(b""),
                lambda p: np.save(p, np.zeros((5, 4, 8, 8), bool))]
@@ -256,7 +258,7 @@ def test_a_corrupted_task_without_its_truth_is_not_whole(tmp_path, monkeypatch):
         for damage in damages:
             damage(folder / f"{split}_junk.npy")
             render("corrupted", tmp_path, progress=False)  # the same seed: the same truth and the same clips
-            assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == names
+            assert contents(folder) == names
     assert torch.equal(clips(tmp_path, "corrupted")[0], pictures)
     other = render("corrupted", tmp_path / "other", seed=1, progress=False)
     assert not torch.equal(junk_map(other, "val"), junk_map(folder, "val"))
@@ -296,7 +298,7 @@ def test_cache_is_kept_when_whole_and_replaced_when_not(tmp_path, monkeypatch):
     folder = render("motion", tmp_path, progress=False)
 
     def age():
-        return (folder / "manifest.json").stat().st_mtime_ns
+        return (folder / "train" / "00000.mp4").stat().st_mtime_ns
 
     first = age()
     assert render("motion", tmp_path, progress=False) == folder and age() == first
@@ -311,6 +313,97 @@ def test_cache_is_kept_when_whole_and_replaced_when_not(tmp_path, monkeypatch):
     render("motion", tmp_path, seed=1, progress=False)
     assert json.loads((folder / "manifest.json").read_text())["seed"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["motion"]  # nothing half-made is left behind
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Six clips of `motion` a split, rendered once: what draws them again is counted, and its work is done by a copy."""
+    folder = tmp_path_factory.mktemp("small")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TASKS, "motion", replace(TASKS["motion"], train=6, val=6))
+        render("motion", folder, progress=False)
+        yield folder
+
+
+@pytest.fixture
+def copied(small, tmp_path, monkeypatch):
+    """A copy of it, and the number of times that its clips were drawn again."""
+    shutil.copytree(small, tmp_path / "copy")
+    drawn, write = [], mini._write
+    monkeypatch.setattr(mini, "_write", lambda *args: (drawn.append(1), write(*args)))
+    return tmp_path / "copy", drawn
+
+
+def contents(folder) -> dict:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_what_lies_beside_the_clips_changes_nothing(copied):
+    root, drawn = copied
+    for stray in (".DS_Store", "Thumbs.db", "train/.DS_Store", "val/desktop.ini", "val/00099.mp4", "notes/a.txt", "val/._00.mp4"):
+        (root / "motion" / stray).parent.mkdir(exist_ok=True)
+        (root / "motion" / stray).write_text("mine")
+        render("motion", root, progress=False)
+    assert not drawn and (root / "motion" / "notes" / "a.txt").exists()
+
+
+def flip(path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def flip_and_set_the_time_back(path) -> None:
+    before = path.stat()
+    flip(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("damage", [
+    flip, flip_and_set_the_time_back, lambda p: p.unlink(), lambda p: p.write_bytes(b""),
+    lambda p: p.write_bytes(p.read_bytes() + b"x"), lambda p: p.write_bytes(p.read_bytes()[:-1])])
+@pytest.mark.parametrize("name", ["train/00004.mp4", "train.txt", "manifest.json"])
+def test_what_is_damaged_is_drawn_again_as_it_was(copied, small, damage, name, capsys):
+    root, drawn = copied
+    render("motion", root, progress=False)
+    if name == "manifest.json" and damage in (flip, flip_and_set_the_time_back):
+        pytest.skip("one flipped bit of it may say the same")
+    damage(root / "motion" / name)
+    render("motion", root, progress=True)
+    assert len(drawn) == 1 and contents(root / "motion") == contents(small / "motion")
+    assert f"{name.split('/')[-1]} is" in capsys.readouterr().out
+    render("motion", root, progress=False)
+    assert len(drawn) == 1
+
+
+def test_files_are_hashed_only_where_they_changed(copied, monkeypatch):
+    root, drawn = copied
+    folder, hashed, digest = root / "motion", [], mini._digest
+    monkeypatch.setattr(mini, "_digest", lambda path: (hashed.append(str(path).split("motion/")[-1]), digest(path))[1])
+    old = time.time() - 100
+    os.utime(folder / "manifest.json", (old, old))  # as if the copy were later than the last look
+    render("motion", root, progress=False)
+    assert len(hashed) == 6 + 6 + 3  # clips, two lists, names of classes
+    time.sleep(0.05)  # coarser than any clock of a file system here
+    os.utime(folder / "manifest.json")
+    hashed.clear()
+    render("motion", root, progress=False)
+    assert not hashed
+    time.sleep(0.05)
+    (folder / "val" / "00002.mp4").touch()
+    render("motion", root, progress=False)
+    assert hashed == ["val/00002.mp4"] and not drawn
+
+
+def test_a_set_of_before_the_manifest_named_its_files_is_drawn_anew(copied):
+    root, drawn = copied
+    path = root / "motion" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    assert len(manifest["files"]) == 15 and all(len(digest) == 64 for _, digest in manifest["files"].values())
+    del manifest["files"]
+    path.write_text(json.dumps(manifest))
+    render("motion", root, progress=False)
+    assert len(drawn) == 1 and "files" in json.loads(path.read_text())
 
 
 def test_two_at_once(tmp_path, monkeypatch):
