@@ -246,6 +246,7 @@ class TrainConfig(Config):
     precision: str = "auto"  # auto: bf16 on a GPU that has it, else fp16 there; fp32 on CPU | no | bf16 | fp16
     workers: int = 4  # processes that decode; 0 decodes in the training process and may cache small data
     save_every: int = 500  # steps between checkpoints of a run
+    max_unreadable: float = 0.5  # share of a set that may be unreadable: a run with more stops, and writes no model
     seed: int = 0
 
     def check(self) -> None:
@@ -264,5 +265,6 @@ class TrainConfig(Config):
         self.need(0 <= self.label_smoothing < 1, "label_smoothing", "from 0 to below 1")
         self.need(self.precision in ("auto", "no", "bf16", "fp16"), "precision", "auto, no, bf16 or fp16")
         self.need(self.workers >= 0, "workers", "0 or more")
+        self.need(0 <= self.max_unreadable <= 1, "max_unreadable", "a share of the clips, from 0 to 1")
         self.need(self.weight_decay >= 0, "weight_decay", "0 or more")
         self.need(self.clip_norm >= 0, "clip_norm", "0 (off) or more")

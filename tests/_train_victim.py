@@ -2,6 +2,8 @@
 
     python _train_victim.py killed OUT      an uninterrupted run in OUT/whole, one killed again and again in OUT/killed
     torchrun ... _train_victim.py shared OUT    one run of several processes
+    torchrun ... _train_victim.py drawn OUT     the same with dropout and mixup
+    torchrun ... _train_victim.py shared OUT 9  its second process gets signal 9 in the middle of step 4, the first time it starts
 """
 
 from __future__ import annotations
@@ -120,16 +122,50 @@ def child(out: Path, point: str = "") -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def share(out: Path) -> dict:
-    """A run whose result does not depend on the number of processes: nothing in it is drawn per process."""
+def share(out: Path, **changes) -> dict:
+    """A run whose result does not depend on the number of processes: nothing in it is drawn per micro-batch."""
     model = tiny_model(adaptation=replace(MODEL.adaptation, dropout=0.0), head_dropout=0.0)
-    return train_module.train(model, TinySet(bad=(3, 4)), replace(TRAIN, batch_size=8), out,
+    return train_module.train(model, TinySet(bad=(3, 4)), replace(TRAIN, batch_size=8, **changes), out,
                               val_set=TinySet(7, bad=(1,), seed=500), progress=False)
 
 
-def main(task: str, out: Path) -> None:
+def drawn(out: Path, accumulate: int) -> dict:
+    """A run with dropout and mixup: its result depends on the number of micro-batches, accumulate x processes."""
+    config = replace(TRAIN, batch_size=8, accumulate=accumulate, mixup=0.8, save_every=100)
+    return train_module.train(tiny_model(), TinySet(bad=(3,)), config, out, progress=False)
+
+
+class Recorded(TinySet):
+    """Names the process that reads it, in the folder of the run."""
+
+    def __getitem__(self, i: int) -> dict:
+        (Path(sys.argv[2]).parent / f"process {os.getpid()}").touch()
+        return super().__getitem__(i)
+
+
+def strike_second(number: int) -> None:
+    """Send a signal to the second process of a run in the middle of step 4, the first time it is started."""
+    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        calls, forward = iter(range(1, 1000)), VideoClassifier.forward
+
+        def struck(*args):
+            if next(calls) == 7:  # two micro-batches a step
+                os.kill(os.getpid(), number)
+            return forward(*args)
+
+        VideoClassifier.forward = struck
+
+
+def main(task: str, out: Path, number: str = "") -> None:
+    if number:
+        (out.parent / f"process {os.getpid()}").touch()
+        strike_second(int(number))
     if task == "shared":
-        share(out)
+        globals()["TinySet"] = Recorded if number else TinySet
+        share(out, workers=1 if number else 0)
+        return
+    if task == "drawn":
+        drawn(out, 2)
         return
     assert child(out / "whole") == 0
     for point, step in POINTS.items():
@@ -140,4 +176,4 @@ def main(task: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])

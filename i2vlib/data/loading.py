@@ -77,6 +77,7 @@ def _tells_of_a_lost_worker(error: Exception, receiving: bool) -> bool:
 
 def _ignore_interrupt(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that trains decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and ends this one, also in the middle of native code
 
 
 def clip_path(dataset, index: int) -> str:

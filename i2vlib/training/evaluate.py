@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from i2vlib.data.loading import bad_clips, check_labels, clip_names, load, lost_workers, name_bad_files
 from i2vlib.tower.backbone import at_rest
+from i2vlib.training.unreadable import UnreadableError, check_found, too_many
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,7 @@ def evaluate(
     progress: bool = True,
     accelerator: Accelerator | None = None,
     named: Container[str] = (),
+    max_unreadable: float = 0.5,
 ) -> Result:
     """Score every clip of `dataset`: softmax of the logits, averaged over the clip's views.
 
@@ -72,10 +74,12 @@ def evaluate(
     be read) and `error`. batch_size counts clips; their views go through the model together. With an `accelerator`
     its processes share the clips and each gets the whole result; without one, every process scores all of them, in
     float32. Each unreadable file is printed once, except those in `named`. The model's mode (training or not) is left
-    as it was. Raises ValueError for an empty set, a model without a head, a label the model does not have, scores
-    that are not finite, and when no clip could be read; LoadingError when a decoding process died or hung.
+    as it was. Raises ValueError for an empty set, a model without a head, a label the model does not have and scores that are
+    not finite; UnreadableError, a ValueError, when more than the share max_unreadable of the clips, or all, cannot be read;
+    LoadingError when a decoding process died or hung.
     """
     check_labels(dataset, model.config.classes)
+    check_found(dataset, max_unreadable, "set")
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     mine = range(rank, len(dataset), world)
     batches = [list(mine[i : i + batch_size]) for i in range(0, len(mine), batch_size)]
@@ -88,6 +92,9 @@ def evaluate(
     bad_files = dict(sorted(bad))
     if rank == 0:
         name_bad_files({path: reason for path, reason in bad_files.items() if path not in named})
+    reason = too_many(dataset, sorted(bad), len(rows[0]) + len(bad), max_unreadable, True)
+    if reason:
+        raise UnreadableError(f"{reason}. No result is better than one on the rest, unless a larger max_unreadable allows it")
     _refuse_not_finite(dataset, rows[0], rows[2])
     return _result(*rows, bad_files)
 
@@ -150,9 +157,6 @@ def _refuse_not_finite(dataset, scores: Tensor, indices: Tensor) -> None:
 
 
 def _result(scores: Tensor, labels: Tensor, indices: Tensor, bad_files: dict[str, str]) -> Result:
-    if not len(labels):
-        path, reason = next(iter(bad_files.items()))
-        raise ValueError(f"none of the {len(bad_files)} clips could be read; the first: {path}: {reason}")
     classes = scores.shape[1]
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"labels go from {labels.min()} to {labels.max()}: allowed is 0 to {classes - 1}, "

@@ -1,4 +1,4 @@
-"""Around a run: its folder with state file, metrics and TensorBoard, what may interrupt their writing, its Accelerator."""
+"""The folder of a run: its state file, metrics and TensorBoard, and what is refused because another run left it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import hashlib
 import json
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from torch import Tensor
+from torch import Tensor, nn
 
-from i2vlib.config import Config, ConfigError
+from i2vlib.config import Config, ConfigError, TrainConfig
 from i2vlib.files import whole_file
 
 STATE, METRICS, BOARD, BEST, FINAL = "state.pt", "metrics.jsonl", "tb", "best.safetensors", "model.safetensors"
-FREE = ("workers", "save_every")  # fields of TrainConfig that a resumed run may change: no weight depends on them
+LOCK = "running.lock"
+# fields of TrainConfig that a resumed run may change: no weight depends on the first three, and check_split looks at the last
+FREE = ("workers", "save_every", "max_unreadable", "accumulate")
 
 
 class TrainingError(RuntimeError):
@@ -102,11 +99,22 @@ def check_origin(saved: dict, set_now: str, weights_now: str, out: Path) -> None
 
 def check_same(saved: str, config: Config, out: Path) -> None:
     """Raise ConfigError naming the first field in which `config` differs from the JSON saved with the run in `out`."""
-    now = json.loads(config.to_json())
-    for name, old, new in _differences(json.loads(saved), now, type(config).__name__):
+    then, now = (json.loads(c.to_json()) for c in (type(config).from_json(saved), config))  # a field that is newer: its default
+    for name, old, new in _differences(then, now, type(config).__name__):
         if name.rpartition(".")[2] not in FREE:
             raise ConfigError(f"{name} = {new!r}, but the run in {out} has {old!r}: allowed is the same value to "
                               "resume it, another folder, or resume=False to start anew")
+
+
+def check_split(saved: dict, config: TrainConfig, world: int, model: nn.Module, out: Path) -> None:
+    """Raise ConfigError if a step would be made of other micro-batches than in the run saved in `out`, and draws in them."""
+    accumulate = TrainConfig.from_json(saved["train_config"]).accumulate
+    then, now = accumulate * saved.get("processes", world), config.accumulate * world
+    drops = any(getattr(m, "p", 0) for m in model.modules() if "Drop" in type(m).__name__)
+    if then != now and (drops or config.mixup or config.cutmix):
+        raise ConfigError(f"TrainConfig.accumulate = {config.accumulate} x {world} process(es) makes {now} micro-batches a step, "
+                          f"but the run in {out} has {then}, and draws dropout or mixing in each: allowed is accumulate x "
+                          f"processes = {then} to resume it, another folder, or resume=False to start anew")
 
 
 def _differences(old, new, name: str) -> Iterator[tuple[str, object, object]]:
@@ -151,46 +159,3 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):  # the line that was being written when the run was killed
         return float("inf")
-
-
-class Interrupts:
-    """Holds Ctrl-C back while `whole` work is under way, so that what is saved is never half a step.
-
-    A second Ctrl-C breaks in; `broken` then stays True and nothing is saved.
-    """
-
-    def __init__(self):
-        self.broken, self.asked, self.previous = False, False, None
-
-    @contextmanager
-    def whole(self) -> Iterator[None]:
-        self.broken = True  # until the end is reached
-        yield
-        self.broken = False
-        if self.asked:
-            raise KeyboardInterrupt
-
-    def install(self) -> None:
-        if threading.current_thread() is threading.main_thread():  # only there can signals be handled
-            self.previous = signal.signal(signal.SIGINT, self._handle)
-
-    def remove(self) -> None:
-        if self.previous is not None:
-            signal.signal(signal.SIGINT, self.previous)
-
-    def _handle(self, *_) -> None:
-        if not self.broken or self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-def make_accelerator(precision: str) -> Accelerator:
-    """An Accelerator in the precision asked for, whatever an earlier one in this process was. Raises ConfigError."""
-    AcceleratorState._reset_state()  # it remembers the first precision; which processes there are stays
-    kind = Accelerator().device.type
-    if precision == "auto":  # bf16 in hardware from Ampere (8.0) on
-        precision = "no" if kind != "cuda" else "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
-    if precision == "fp16" and kind == "cpu":
-        raise ConfigError("TrainConfig.precision = 'fp16': allowed on a CPU is auto, no or bf16")
-    AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision)

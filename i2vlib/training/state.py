@@ -2,8 +2,12 @@
 
 Why a resumed run equals an uninterrupted one: nothing random has a history. Step k takes batch_size clips from place
 k·batch_size on of one endless list, pass after pass over the set, each shuffled by (seed, pass). The data set draws
-an item's crops from (seed, pass, index). Before a forward pass the generators are seeded from (seed, step, micro-batch,
-process). So the state of the sampler and of every generator is the pair (seed, step), and that is what is saved.
+an item's crops from (seed, pass, index). Before a forward pass the generators are seeded from (seed, step, micro-batch).
+So the state of the sampler and of every generator is the pair (seed, step), and that is what is saved.
+
+A step is made of accumulate · processes micro-batches, numbered over the processes, and each is seeded by its number. So a run
+resumed by another number of processes is the same run, up to the order of sums, where accumulate keeps the product as it was;
+where it does not, only if nothing is drawn in a micro-batch: no dropout, no mixup, no cutmix. Else it is refused.
 """
 
 from __future__ import annotations
@@ -11,14 +15,17 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from i2vlib.config import ConfigError, TrainConfig
 from i2vlib.data import loading
 from i2vlib.tower.wrappers import unwrapped
-from i2vlib.training import runs
+from i2vlib.training import processes, runs
+from i2vlib.training.lock import Lock
 from i2vlib.training.optimiser import make_optimiser
 from i2vlib.training.runs import TrainingError
+from i2vlib.training.unreadable import check_found
 
 
 class SavedRun:
@@ -28,20 +35,25 @@ class SavedRun:
         self.model, self.train_set, self.val_set = model, train_set, val_set
         self.bare = unwrapped(model)  # torch.compile's wrapper has other names for the weights
         self.config, self.out, self.progress = config, out, progress
-        self.accelerator = runs.make_accelerator(config.precision)
+        self.accelerator = processes.make_accelerator(config.precision)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.batches = loading.Batches(len(train_set), config, self.rank, self.world)
         self.total = loading.total_steps(len(train_set), config)
         self.inner, self.schedule = make_optimiser(model, config, self.total)
         self.net, self.optimizer = self.accelerator.prepare(model, self.inner)
         self.origin = {"set": runs.set_hash(train_set), "start": runs.weights_hash(self.bare.state_dict())}
-        self.interrupts, self.log = runs.Interrupts(), None
+        self.interrupts, self.log, self.lock = processes.Interrupts(self.world > 1), None, Lock(out / runs.LOCK)
         self.step = self.saved = self.evaluated = 0  # steps done; at the last save; at the last evaluation
         self.bad, self.best, self.metrics, self.scores, self.summary = {}, None, {}, {}, None
+        self.unreadable = {}  # index of a clip of the training set: (path, reason)
         self.clock, self.seconds = time.perf_counter(), 0.0
 
     def start(self, resume: bool) -> None:
-        """Take up the run saved in `out`, or begin a new one there."""
+        """Take up the run saved in `out`, or begin a new one there. The folder is this run's until `release`."""
+        if not resume or not (self.out / runs.FINAL).exists():  # a finished run needs its videos no more
+            check_found(self.train_set, self.config.max_unreadable, "training set")
+            check_found(self.val_set, self.config.max_unreadable, "validation set")
+        self._hold()
         saved = runs.read_state(self.out) if resume else None
         if resume and saved is None:
             runs.refuse_leftovers(self.out)
@@ -57,9 +69,21 @@ class SavedRun:
                 runs.write_state(self.out, self.state())  # marks the folder as this run's, wherever it is killed
             self.log = runs.RunLog(self.out, self.step)
 
+    def _hold(self) -> None:
+        """Lock the folder, in one process for all of them. Raises TrainingError, in all, where another run holds it."""
+        refused = [""]
+        if self.rank == 0:
+            self.out.mkdir(parents=True, exist_ok=True)
+            refused = [self.lock.take()]
+        if self.world > 1:
+            broadcast_object_list(refused)
+        if refused[0]:
+            raise TrainingError(f"{self.out} is held by another run: {refused[0]}. Allowed is another folder, or to wait")
+
     def _load(self, saved: dict) -> None:
         runs.check_same(saved["model_config"], self.model.config, self.out)
         runs.check_same(saved["train_config"], self.config, self.out)
+        runs.check_split(saved, self.config, self.world, self.model, self.out)
         if saved["clips"] != len(self.train_set):
             raise ConfigError(f"the training set has {len(self.train_set)} clips, but that of the run in {self.out} "
                               f"had {saved['clips']}: allowed is the same set to resume it, another folder, or "
@@ -74,6 +98,7 @@ class SavedRun:
         self.step = self.saved = saved["step"]
         for name in ("evaluated", "bad", "best", "metrics", "scores", "seconds", "summary"):
             setattr(self, name, saved[name])
+        self.unreadable = saved.get("unreadable", {})
 
     def save(self) -> None:
         """Write the state file. Raises TrainingError, keeping the file as it is, if a weight is not finite."""
@@ -98,6 +123,7 @@ class SavedRun:
             "random": {"seed": seed, "step": self.step},
             "evaluated": self.evaluated, "bad": self.bad, "best": self.best, "metrics": self.metrics,
             "scores": self.scores, "seconds": self.seconds, "summary": self.summary,
+            "unreadable": self.unreadable, "processes": self.world,
         }
 
     def _last_sound(self) -> str:

@@ -3,6 +3,7 @@
 What a run keeps in its folder `out` (which all processes of the run must see):
 
     state.pt             all that the run needs to go on: written whole or not at all, read without running code
+    running.lock         locked while a run is under way; running.lock.json then says which
     metrics.jsonl        one line a step, one line an evaluation
     tb/                  the same for TensorBoard
     best.safetensors     the model with the best top-1 on the validation set, where there is one
@@ -32,6 +33,7 @@ from i2vlib.training.evaluate import evaluate
 from i2vlib.training.mixing import mix_clips
 from i2vlib.training.runs import TrainingError
 from i2vlib.training.state import SavedRun
+from i2vlib.training.unreadable import UnreadableError, too_many
 
 
 def train(model: nn.Module, train_set, config: TrainConfig, out: str | Path, *, val_set=None, resume: bool = True,
@@ -45,12 +47,16 @@ def train(model: nn.Module, train_set, config: TrainConfig, out: str | Path, *, 
 
     A run that stopped for whatever reason goes on from out/state.pt with the same call; a finished one loads its final
     weights and returns its summary. `model` must then be built anew as it was, from the same image weights and seed, or
-    be the one that train() left. resume=False discards what is there. Ctrl-C and errors save the state where it is
-    sound. The model is left on its device, in eval mode.
+    be the one that train() left. resume=False discards what is there. Ctrl-C, SIGTERM, SIGHUP and errors save the state where it
+    is sound; SIGTERM then raises SystemExit(143). The model is left on its device, in eval mode.
+
+    All processes that torchrun or `accelerate launch` started train one run, with a GPU and without. One that is resumed by
+    another number of them is the same run or refused: see i2vlib.training.state.
     Raises ConfigError (a setting that does not fit; settings, a set or initial weights that are not those of the saved
-    run; a folder with what another run left and no state to go on from), ValueError (an empty set, labels
-    that the model does not have), TrainingError (a loss that is not finite), LoadingError (a decoding process that died
-    or hangs).
+    run; a folder with what another run left and no state to go on from; processes that were launched and cannot be joined),
+    ValueError (an empty set, labels that the model does not have), UnreadableError, a ValueError (files that are not there, found
+    before the first step, or more than max_unreadable of the clips unreadable, or all of the first 32), TrainingError (a loss
+    that is not finite; a folder that another run holds), LoadingError (a decoding process that died or hangs).
     """
     out = Path(out)
     loading.check_labels(train_set, model.config.classes)
@@ -77,9 +83,13 @@ class Run(SavedRun):
                 with loading.lost_workers(lambda: f"the clips of step {self.step + 1}"):
                     self._loop()
                 self._finish()
-            except BaseException:  # Ctrl-C too
+            except BaseException as error:  # Ctrl-C too
                 if not self.interrupts.broken and self.step > self.saved:
                     self.save()
+                if self.interrupts.agreed:  # the others wait until the state is written
+                    self.accelerator.wait_for_everyone()
+                if isinstance(error, SystemExit) and self.rank == 0:
+                    tqdm.write(f"stopped by a signal: {self._last_sound()}")
                 raise
         return self.summary
 
@@ -93,6 +103,8 @@ class Run(SavedRun):
         self.clock = time.perf_counter()
         with bar, closing(stream):
             while True:
+                if self.step == self.total:
+                    self._check_readable(done=True)
                 if self._evaluation_due():
                     self._evaluate()
                 if self.step == self.total:
@@ -109,18 +121,20 @@ class Run(SavedRun):
     def _update(self, micro_batches: list[dict]) -> None:
         """One optimiser step. Every readable clip counts the same, in whichever micro-batch and process it is."""
         config, readable = self.config, sum(batch["weight"].sum().item() for batch in micro_batches)
-        readable = self._sum(torch.tensor(readable))
+        readable, stop = self._sum(readable, bool(self.interrupts.asked))
+        self.interrupts.agreed = stop > 0
         if readable < config.batch_size * config.repeats:
-            self._note(pair for batch in micro_batches for pair in loading.bad_clips(self.train_set, batch))
+            self._note(micro_batches)
+            self._check_readable(done=False)
         losses = []
         for micro, batch in enumerate(micro_batches):
-            torch.manual_seed(loading.mix(config.seed, self.step, micro, self.rank))
+            torch.manual_seed(loading.mix(config.seed, self.step, micro * self.world + self.rank, 0))
             last = micro == config.accumulate - 1
             with nullcontext() if last else self.accelerator.no_sync(self.net):
                 losses.append(self._losses(batch))
                 # processes average their gradients, so each gives `world` times its part of the sum
                 self.accelerator.backward(losses[-1].sum() * self.world / max(readable, 1))
-        loss = self._sum(torch.stack([x.detach().sum() for x in losses]).sum()) / max(readable, 1)
+        loss = self._sum(torch.stack([x.detach().sum() for x in losses]).sum())[0] / max(readable, 1)
         if not math.isfinite(loss):
             raise self._not_finite(loss, micro_batches, losses)
         if config.clip_norm:
@@ -160,8 +174,9 @@ class Run(SavedRun):
 
     def _evaluate(self) -> None:
         size = max(1, self.batches.size)
-        result = evaluate(self.model, self.val_set, batch_size=size, workers=self.config.workers,
-                          progress=self.progress, accelerator=self.accelerator, named=self.bad)
+        with self.interrupts.apart():
+            result = evaluate(self.model, self.val_set, batch_size=size, workers=self.config.workers, progress=self.progress,
+                              accelerator=self.accelerator, named=self.bad, max_unreadable=self.config.max_unreadable)
         with self.interrupts.whole():
             self.bad.update(result.bad_files)
             scores = {"top1": result.top1, "top5": result.top5}
@@ -187,7 +202,7 @@ class Run(SavedRun):
         self.accelerator.wait_for_everyone()
 
     def close(self) -> None:
-        """Give the model back without what Accelerate put on it, in eval mode, and let go of the rest."""
+        """Give the model back without what Accelerate put on it, in eval mode, and let go of the rest, the folder too."""
         self.interrupts.remove()
         if self.log:
             self.log.close()
@@ -199,6 +214,7 @@ class Run(SavedRun):
             vars(self.model)["forward"] = before  # torch.compile's wrapper has one of its own
         self.model.eval()
         self.accelerator.free_memory()
+        self.lock.release()
 
     def _save_model(self, name: str) -> None:
         if self.rank == 0:
@@ -207,15 +223,25 @@ class Run(SavedRun):
 
     # -- small things
 
-    def _sum(self, value: Tensor) -> float:
-        """The sum of a number over all processes."""
-        return self.accelerator.reduce(value.detach().float().to(self.accelerator.device), "sum").item()
+    def _sum(self, *values) -> list[float]:
+        """The sums of numbers over all processes."""
+        values = torch.tensor(values, dtype=torch.float32, device=self.accelerator.device)
+        return self.accelerator.reduce(values, "sum").tolist()
 
-    def _note(self, pairs) -> None:
+    def _check_readable(self, done: bool) -> None:
+        tried = self.step if done else self.step + 1  # a clip is tried once a pass, so those tried are known from the step
+        reason = too_many(self.train_set, list(self.unreadable.values()), tried * self.config.batch_size,
+                          self.config.max_unreadable, done)
+        if reason:
+            raise UnreadableError(f"training set, step {tried}: {reason}. No model was written")
+
+    def _note(self, micro_batches: list[dict]) -> None:
         """Count and name the files that are not known as bad yet. All processes come here at the same step."""
-        pairs = list(pairs)
-        found = dict(gather_object(pairs) if self.world > 1 else pairs)
-        new = {path: reason for path, reason in found.items() if path not in self.bad}
+        rows = [(index, *pair) for batch in micro_batches for index, pair in zip(
+            batch["index"][batch["weight"] == 0].tolist(), loading.bad_clips(self.train_set, batch), strict=True)]
+        rows = gather_object(rows) if self.world > 1 else rows
+        self.unreadable.update({index: (path, reason) for index, path, reason in rows})
+        new = {path: reason for _, path, reason in rows if path not in self.bad}
         self.bad.update(new)
         if self.rank == 0:
             loading.name_bad_files(new)

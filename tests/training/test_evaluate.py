@@ -75,7 +75,7 @@ def test_bad_clips_are_left_out_and_named_once(capsys):
 
 def test_what_cannot_be_evaluated_says_why():
     model = tiny_model()
-    with pytest.raises(ValueError, match="none of the 2 clips could be read; the first: clips/0.mp4: no video stream"):
+    with pytest.raises(ValueError, match="none of the 2 clips could be read. clips/0.mp4: no video stream; clips/1.mp4"):
         evaluate(model, TinySet(2, bad=(0, 1)), progress=False)
     with pytest.raises(ValueError, match="empty"):
         evaluate(model, TinySet(0), progress=False)

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,11 +85,7 @@ def test_killed_runs_end_with_the_weights_of_an_uninterrupted_one(tmp_path):
 
 
 def test_processes_share_a_run(tmp_path):
-    env = {**os.environ, "PYTHONPATH": str(Path(runs.__file__).parents[2]), "OMP_NUM_THREADS": "1",
-           "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    two = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-                          victim.__file__, "shared", tmp_path / "two"], env=env, capture_output=True, text=True,
-                         timeout=300)
+    two = together(["shared", tmp_path / "two"])
     assert two.returncode == 0, two.stdout + two.stderr
     one = victim.share(tmp_path / "one")
     saved = runs.read_state(tmp_path / "two")
@@ -102,38 +99,90 @@ def test_processes_share_a_run(tmp_path):
         assert torch.allclose(saved["model"][name], weight, atol=1e-5), name
     for a, b in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+    # the same once more, but the second process is killed, and torchrun starts both again
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    killed = together(["shared", folder / "run", signal.SIGKILL.value], "--max-restarts=1")
+    assert killed.returncode == 0 and "exitcode: -9" in killed.stdout + killed.stderr, killed.stdout + killed.stderr
+    assert equal(saved["model"], runs.read_state(folder / "run")["model"])
+    assert [line["loss"] for line in lines(folder / "run")] == [line["loss"] for line in lines(tmp_path / "two")]
+    recorded = [int(path.name.split()[1]) for path in folder.glob("process *")]
+    assert len(recorded) >= 8  # two that train and two that decode, twice; those that decode for testing
+    for _ in range(150):  # what a killed process had decoding for it looks every 5 seconds whether it is still there
+        if not any(map(alive, recorded)):
+            break
+        time.sleep(0.1)
+    assert not any(map(alive, recorded))
+
+
+def together(task: list, *options: str) -> subprocess.CompletedProcess:
+    """Two processes of _train_victim.py, started by torchrun on a machine that shows no GPU."""
+    env = {**os.environ, "PYTHONPATH": str(Path(runs.__file__).parents[2]), "OMP_NUM_THREADS": "1",
+           "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *options,
+                           victim.__file__, *map(str, task)], env=env, capture_output=True, text=True, timeout=300)
+
+
+def alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_sigterm_in_one_of_two_stops_both_after_one_step_and_one_process_goes_on(tmp_path):
+    """Where accumulate keeps the number of micro-batches, also with dropout and mixup; else the run is refused."""
+    stopped = together(["drawn", tmp_path / "run", signal.SIGTERM.value])
+    assert stopped.returncode != 0 and "holds step 5" in stopped.stdout, stopped.stdout + stopped.stderr
+    saved = runs.read_state(tmp_path / "run")
+    assert (saved["step"], saved["processes"], len(lines(tmp_path / "run"))) == (5, 2, 5)
+    with pytest.raises(ConfigError, match=r"accumulate = 2 x 1 process.* makes 2 micro-batches a step, but .* has 4, and draws"):
+        victim.drawn(tmp_path / "run", 2)
+    assert victim.drawn(tmp_path / "run", 4)["processes"] == 1
+    victim.drawn(tmp_path / "one", 4)
+    one, run = (runs.read_state(tmp_path / name)["model"] for name in ("one", "run"))
+    for name, weight in one.items():
+        assert torch.allclose(run[name], weight, atol=1e-5), name
 
 
 class InterruptedSet(TinySet):
-    """Ctrl-C is pressed while the nth clip is read."""
+    """Ctrl-C is pressed, or another signal arrives, while the nth clip is read."""
 
-    left = 0
+    left, signal = 0, signal.SIGINT
 
     def __getitem__(self, i):
         self.left -= 1
         if self.left == 0:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(self.signal)
         return super().__getitem__(i)
 
 
-@pytest.mark.parametrize("where, config", [("reading", TRAIN), ("updating", TRAIN), ("reading", MIXED), ("updating", MIXED)])
-def test_ctrl_c_saves_a_whole_step(tmp_path, where, config):
+@pytest.mark.parametrize("where, config, name", [
+    ("reading", TRAIN, "SIGINT"), ("updating", TRAIN, "SIGINT"), ("reading", MIXED, "SIGINT"), ("updating", MIXED, "SIGINT"),
+    ("reading", TRAIN, "SIGTERM"), ("updating", TRAIN, "SIGTERM"), ("updating", TRAIN, "SIGHUP")])
+def test_a_signal_saves_a_whole_step(tmp_path, where, config, name):
+    if not hasattr(signal, name):
+        pytest.skip(f"no {name} here")
+    number = getattr(signal, name)
     whole = tiny_model()
     run(whole, TinySet(), config, tmp_path / "whole")
     model, data = tiny_model(), InterruptedSet()
+    data.signal = number
     if where == "reading":
         data.left = 20 * config.repeats  # in step 4
     calls = iter(range(1, 1000))
 
     def press(*_) -> None:
         if where == "updating" and next(calls) == 7:  # the first half of step 4
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
     hook = model.register_forward_hook(press)
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt if name == "SIGINT" else SystemExit) as stopped:
         run(model, data, replace(config, save_every=100), tmp_path / "cut")
-    assert signal.getsignal(signal.SIGINT) is before
+    assert name == "SIGINT" or stopped.value.code == {"SIGTERM": 143, "SIGHUP": 129}[name]
+    assert signal.getsignal(number) is before
     assert runs.read_state(tmp_path / "cut")["step"] == (3 if where == "reading" else 4)
     hook.remove()
     data.left = 0
