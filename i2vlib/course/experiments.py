@@ -2,23 +2,32 @@
 
     python -m i2vlib.course.experiments [--seeds 3] [--jobs 2] [--only motion]     -> notebooks/results/miniature.json
 
-A run that is in the file already is not repeated, so an interrupted call goes on where it stopped. Each run uses one thread:
-two runs side by side are faster than one run on two.
+A run that is in the file already is not repeated, so a call that was interrupted, by Ctrl-C or killed, goes on where it stopped.
+Calls side by side share the runs: each row is merged into the file under a lock, and what another call is at is left to it. The
+processes that train end with the one that started them, however it ends. Each run uses one thread: two runs side by side are
+faster than one run on two.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
+import signal
+import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -32,6 +41,7 @@ from i2vlib.measure import multiply_adds
 from i2vlib.presets import CONTEXTS, PRESETS, PROTOCOLS, protocol_for
 from i2vlib.tower.classifier import VideoClassifier, build_model
 from i2vlib.training.evaluate import Result, direction_accuracy, evaluate
+from i2vlib.training.lock import Lock
 from i2vlib.training.train import train
 
 RESULTS = Path(__file__).resolve().parents[2] / "notebooks" / "results" / "miniature.json"
@@ -195,8 +205,67 @@ def compression_table(task: str) -> str:
     return "\n".join(lines)
 
 
-def _one_thread() -> None:
+def wanted(rows: list[dict]) -> dict[tuple[str, str, int], dict]:
+    """Rows by (preset, tower, seed); those of other runs or lengths are measured anew."""
+    return {(r["preset"], r["tower"], r["seed"]): r for r in rows if (r["preset"], r["tower"]) in RUNS
+            and r["steps"] == PROTOCOLS[protocol_for(r["preset"])].train.steps}
+
+
+def record(row: dict, path: Path) -> None:
+    """Merge a row into the results file: what other calls wrote meanwhile stays, and a reader never meets half a file."""
+    with FileLock(str(path.with_name(f".{path.name}.lock"))):
+        rows = wanted(load_results(path)) | {(row["preset"], row["tower"], row["seed"]): row}
+        rows = sorted(rows.values(), key=lambda r: (RUNS.index((r["preset"], r["tower"])), r["seed"]))
+        part = path.with_suffix(".part")
+        part.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+        part.replace(path)
+
+
+def measure(job: tuple[str, str, int], path: Path) -> dict | None:
+    """Do one run and record it; None where another call has done it or is at it."""
+    lock = Lock(path.with_name(f".{path.name}.{'-'.join(map(str, job))}.lock"))
+    if lock.take():
+        return None
+    try:
+        if job in wanted(load_results(path)):
+            return None
+        row = run(*job)
+        record(row, path)
+        return row
+    finally:
+        lock.release()
+        with suppress(OSError):
+            lock.path.unlink()
+
+
+def _begin(folder: str) -> None:
+    """In a process that trains: one thread, the end of the process that started it is its own, Ctrl-C is for that one."""
+    tempfile.tempdir = folder
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+@contextmanager
+def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that train; on the way out by an error, Ctrl-C or SIGTERM they are ended at once."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory() as folder:  # for what they were writing
+        pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (folder,))
+        try:
+            yield pool
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+            signal.signal(signal.SIGTERM, before)
 
 
 def main() -> None:
@@ -206,23 +275,22 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only presets whose name holds this text")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    rows = load_results(args.out)
-    rows = [r for r in rows if (r["preset"], r["tower"]) in RUNS  # rows of other runs or lengths are measured anew
-            and r["steps"] == PROTOCOLS[protocol_for(r["preset"])].train.steps]
-    done = {(r["preset"], r["tower"], r["seed"]) for r in rows}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    done = wanted(load_results(args.out))
     todo = [(p, t, s) for p, t in RUNS for s in range(args.seeds) if args.only in p and (p, t, s) not in done]
     for task in sorted({protocol_for(p).removeprefix("mini-") for p, _, _ in todo}):
         mini_data(task)  # rendered once, before the processes start
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(args.jobs, get_context("spawn"), _one_thread) as pool:
-        jobs = [pool.submit(run, *job) for job in todo]
-        for job in tqdm(as_completed(jobs), total=len(jobs), desc="runs"):
-            rows.append(job.result())
-            rows.sort(key=lambda r: (RUNS.index((r["preset"], r["tower"])), r["seed"]))
-            part = args.out.with_suffix(".part")
-            part.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
-            part.replace(args.out)
-            tqdm.write(json.dumps(job.result()))
+    try:
+        with _workers(args.jobs) as pool:
+            jobs = [pool.submit(measure, job, args.out) for job in todo]
+            for job in tqdm(as_completed(jobs), total=len(jobs), desc="runs"):
+                if job.result():
+                    tqdm.write(json.dumps(job.result()))
+    except KeyboardInterrupt:
+        sys.exit(f"stopped: {len(wanted(load_results(args.out)))} runs are in {args.out}; the same call goes on from there")
+    left = set(todo) - set(wanted(load_results(args.out)))
+    if left:
+        print(f"{len(left)} runs are left to another call, which is at them: {sorted(left)[0]} and on")
 
 
 if __name__ == "__main__":
