@@ -16,6 +16,7 @@ _HOMES = {
     "tower.checkpoints": ("checkpoint_info", "load_checkpoint", "save_checkpoint"),
     "tower.classifier": ("VideoClassifier", "build_model", "merge", "open_clip_state"),
     "tower.archives": ("WeightsError",),
+    "tower.export": ("export_onnx", "export_program"),
     "tower.zeroi2v": ("load_zeroi2v", "zeroi2v_state"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -22,9 +22,15 @@ def as_clips(x: Tensor, frames: int) -> Tensor:
     """x (B·T, N, D) -> a view (B, T, N, D), T = `frames`. Raises ValueError where the batch is not whole clips of T frames."""
     if x.ndim != 3 or not x.shape[1]:
         raise ValueError(f"x {tuple(x.shape)}: allowed is (B·T, N, D) with a class token in front")
-    if frames < 1 or len(x) % frames:
-        raise ValueError(f"{len(x)} frames do not make whole clips of {frames} frames")
+    check_whole_clips(x, frames)
     return x.unflatten(0, (-1, frames))
+
+
+def check_whole_clips(x: Tensor, frames: int) -> None:
+    """Raises ValueError where the batch of x (B·T, ...) is not whole clips of T frames."""
+    batch = x.shape[0]  # not len(x): that is a plain int, which freezes the batch of whatever example is traced
+    if frames < 1 or batch % frames:
+        raise ValueError(f"{batch} frames do not make whole clips of {frames} frames")
 
 
 def patch_grid(x: Tensor, grid: tuple[int, int] | None) -> Tensor:

@@ -186,5 +186,5 @@ def count_parts(levels: Sequence[str], fusion: str) -> int:
 def paired_clips(x: Tensor, frames: int) -> Tensor:
     """(B·T,N,C) -> (B,T,N,C) with an even T. Raises ValueError."""
     if frames % 2:
-        raise ValueError(f"{len(x)} frames in clips of {frames}: allowed are whole clips of an even number of frames")
+        raise ValueError(f"{x.shape[0]} frames in clips of {frames}: allowed are whole clips of an even number of frames")
     return as_clips(x, frames)

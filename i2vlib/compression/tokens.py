@@ -65,8 +65,8 @@ def merge_tokens(x: Tensor, size: Tensor, matching: Matching) -> tuple[Tensor, T
     returned. Raises ValueError where the three do not fit each other.
     """
     order, source, target = matching
-    if x.ndim != 3 or x.shape[:2] != size.shape or len(x) != len(order) or x.shape[1] != order.shape[1] + source.shape[1]:
-        raise ValueError(f"x {tuple(x.shape)}, size {tuple(size.shape)}: this matching is for {len(order)} frames of "
+    if x.ndim != 3 or x.shape[:2] != size.shape or x.shape[0] != order.shape[0] or x.shape[1] != order.shape[1] + source.shape[1]:
+        raise ValueError(f"x {tuple(x.shape)}, size {tuple(size.shape)}: this matching is for {order.shape[0]} frames of "
                          f"{order.shape[1] + source.shape[1]} tokens")
     if source.shape[1] == 0:
         return x, size
@@ -88,7 +88,7 @@ def assign(where: Tensor, matching: Matching) -> Tensor:
     if source.shape[1] == 0:
         return where
     place = torch.arange(order.shape[1], device=order.device).expand_as(order)
-    moved = torch.empty(len(order), order.shape[1] + source.shape[1], dtype=torch.long, device=order.device)
+    moved = torch.empty(order.shape[0], order.shape[1] + source.shape[1], dtype=torch.long, device=order.device)
     return moved.scatter_(1, order, place).scatter_(1, source, target).gather(1, where)
 
 
@@ -109,7 +109,7 @@ class Merging:
     @property
     def where(self) -> Tensor:
         """Where every original token went: its current place, (F,N) long. At the start the identity."""
-        start = torch.arange(self.tokens, device=self.size.device).expand(len(self.size), -1)
+        start = torch.arange(self.tokens, device=self.size.device).expand(self.size.shape[0], -1)
         return reduce(assign, self.matchings, start)
 
     def log_size(self, dtype: torch.dtype | None = None) -> Tensor:
@@ -248,4 +248,4 @@ def sta_multiply_adds(frames: int, tokens: int, width: int) -> int:
 
 def _rows(index: Tensor, tokens: int) -> Tensor:
     """Token indices (F,K) within frames as row numbers of the tensor with F and N = `tokens` folded."""
-    return index + tokens * torch.arange(len(index), device=index.device).unsqueeze(1)
+    return index + tokens * torch.arange(index.shape[0], device=index.device).unsqueeze(1)

@@ -12,6 +12,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from i2vlib.layers import check_whole_clips
+
 # The order in which the released settings give offsets to heads.
 OFFSET_ORDER = (-1, 1, -2, 2, -3, 3, -4)
 
@@ -42,6 +44,8 @@ def shift_heads(x: Tensor, offsets: Sequence[int]) -> Tensor:
     if x.ndim != 5 or x.shape[2] != len(offsets):
         raise ValueError(f"x {tuple(x.shape)} with {len(offsets)} offsets: allowed is (B, T, {len(offsets)}, N, d), one "
                          "offset a head")
+    if _is_traced():
+        return _moved(x, offsets)
     return _Relocate.apply(x.clone(), lambda y: y, tuple(offsets))
 
 
@@ -51,17 +55,39 @@ def relocate_heads(qkv: Tensor, frames: int, offsets: Sequence[int]) -> Tensor:
     qkv (B·T, N, 3D), the output of the image model's own projection, rows q, k, v; offsets: one int a head.
     Returns the same tensor. Raises ValueError where the batch is not whole clips of `frames` frames.
     """
-    if frames < 1 or len(qkv) % frames:
-        raise ValueError(f"{len(qkv)} frames do not make whole clips of {frames} frames")
+    check_whole_clips(qkv, frames)
     if not any(offsets):
         return qkv
 
     def keys_and_values(packed: Tensor) -> Tensor:
-        n, heads = packed.shape[1], len(offsets)
-        split = packed.view(-1, frames, n, 3, heads, packed.shape[2] // (3 * heads))  # (B, T, N, 3, h, d)
+        split = packed.unflatten(0, (-1, frames)).unflatten(-1, (3, len(offsets), -1))  # (B, T, N, 3, h, d)
         return split[:, :, :, 1:].permute(0, 1, 4, 3, 2, 5)  # k and v as one view (B, T, h, 2, N, d)
 
+    if _is_traced():
+        moved = _moved(keys_and_values(qkv), offsets).permute(0, 1, 4, 3, 2, 5).flatten(3).flatten(0, 1)  # (B·T, N, 2D)
+        return torch.cat([qkv[:, :, : qkv.shape[2] // 3], moved], dim=2)
     return _Relocate.apply(qkv, keys_and_values, tuple(offsets))
+
+
+def _is_traced() -> bool:
+    """No tracer can follow _Relocate, which works in place."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def _moved(x: Tensor, offsets: Sequence[int]) -> Tensor:
+    """x (B, T, h, ...) with its heads moved, as a new tensor."""
+    runs = [(offset, sum(1 for _ in group)) for offset, group in groupby(offsets)]
+    groups = x.split([heads for _, heads in runs], dim=2)
+    return torch.cat([_read(heads, offset) for heads, (offset, _) in zip(groups, runs, strict=True)], dim=2)
+
+
+def _read(x: Tensor, offset: int) -> Tensor:
+    """y[:, t] = x[:, t+offset]; frames at the clip's edge keep their own."""
+    kept = x.shape[1] - abs(offset)
+    if kept <= 0 or not offset:
+        return x
+    own, read = (x[:, :-offset], x[:, :kept]) if offset < 0 else (x[:, kept:], x[:, offset:])
+    return torch.cat([own, read] if offset < 0 else [read, own], dim=1)
 
 
 class _Relocate(torch.autograd.Function):

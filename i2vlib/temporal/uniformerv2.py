@@ -29,7 +29,7 @@ class LocalModule(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        clips = len(as_clips(x, frames))
+        clips = as_clips(x, frames).shape[0]
         patches = x[:, 1:]
         hidden = self.down(self.norm(patches.flatten(0, 1))).view(clips, frames, patches.shape[1], -1)  # (B, T, N-1, h)
         # no kernel mixes places, so the image's two axes stay one; the permuted view is channels-last already: nothing is copied
@@ -67,13 +67,13 @@ class GlobalModule(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, query: Tensor, x: Tensor, frames: int, grid: tuple[int, int] | None = None) -> Tensor:
-        clips = len(as_clips(x, frames))
+        clips = as_clips(x, frames).shape[0]
         if query.shape != (clips, 1, x.shape[-1]):
             raise ValueError(f"query {tuple(query.shape)} for {clips} clip(s) of width {x.shape[-1]}: allowed is "
                              f"({clips}, 1, {x.shape[-1]})")
         if self.position is not None:
             places = self.position(patch_grid(as_clips(x, frames), grid)).permute(0, 2, 3, 4, 1)  # (B, T, H, W, D)
-            x = torch.cat([x[:, :1], x[:, 1:] + places.reshape(len(x), -1, x.shape[-1])], dim=1)
+            x = torch.cat([x[:, :1], x[:, 1:] + places.reshape(x.shape[0], -1, x.shape[-1])], dim=1)
         tokens = self.ln_tokens(x).view(clips, -1, x.shape[-1])  # (B, T·N, D)
         read = cross_attention(self.ln_query(query), tokens, self.in_proj_weight, self.in_proj_bias, self.heads)
         query = query + self.out_proj(read)
@@ -104,7 +104,7 @@ class GlobalBranch(nn.Module):
 
     def blend(self, query: Tensor, class_tokens: Tensor) -> Tensor:
         """(1-σ(b))·query + σ(b)·mean over T: query (B, 1, D) and class tokens (B, T, D) -> (B, D)."""
-        if query.ndim != 3 or class_tokens.ndim != 3 or query.shape != (len(class_tokens), 1, class_tokens.shape[-1]):
+        if query.ndim != 3 or class_tokens.ndim != 3 or query.shape != (class_tokens.shape[0], 1, class_tokens.shape[-1]):
             raise ValueError(f"query {tuple(query.shape)}, class tokens {tuple(class_tokens.shape)}: allowed is (B, 1, D) with "
                              "(B, T, D)")
         share = self.balance.sigmoid()

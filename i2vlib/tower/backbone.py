@@ -129,7 +129,7 @@ class Transformer(nn.Module):
         """(B·T,N,D) -> tokens (B·T',N',D), T' and what the global branch has read, (B,1,D)."""
         compression, grid = self.config.compression, (self.config.tower.grid,) * 2
         merging = Merging(x, compression.remove) if compression.kind == "tome" and compression.remove else None
-        query = self.temporal.start(len(x) // frames) if self.temporal else None
+        query = self.temporal.start(x.shape[0] // frames) if self.temporal else None
         first = len(self.resblocks) - self.config.temporal.global_blocks
         for i, block in enumerate(self.resblocks):
             x = block(x, frames, merging)
@@ -184,10 +184,10 @@ class VideoViT(nn.Module):
         """The input of the first block (B·T, N, D): patches, class token, positions, frame places, ln_pre."""
         self.check(video)
         x = self.conv1(video.flatten(0, 1)).flatten(2).transpose(1, 2)  # (B·T, N-1, D)
-        x = torch.cat([self.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)  # (B·T, N, D)
+        x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)  # (B·T, N, D)
         x = x + self.positional_embedding.to(x.dtype)
         if self.config.temporal.embedding:
-            place = self.temporal_embedding.to(x.dtype).expand(len(video), -1, -1)  # (B, T, D)
+            place = self.temporal_embedding.to(x.dtype).expand(video.shape[0], -1, -1)  # (B, T, D)
             x = x + place.flatten(0, 1).unsqueeze(1)
         return self.ln_pre(x)
 

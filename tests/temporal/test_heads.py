@@ -87,3 +87,15 @@ def test_impossible_settings_say_what_is_allowed():
         Attention(64, 8, (1, -1, 0, 0))
     with pytest.raises(ValueError, match="7 frames do not make whole clips of 4"):
         relocate_heads(torch.zeros(7, 2, 12), 4, (1, 0))
+
+
+@pytest.mark.parametrize("offsets", OFFSETS)
+def test_what_is_traced_moves_without_writing_in_place(offsets, monkeypatch):
+    B, T, N, h, d = 2, 4, 3, 5, 2
+    qkv = torch.randn(B * T, N, 3 * h * d, dtype=torch.float64)
+    x = torch.randn(B, T, h, N, d, dtype=torch.float64, requires_grad=True)
+    want, shifted = relocate_heads(qkv.clone(), T, offsets), shift_heads(x, offsets)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    before = qkv.clone()
+    assert torch.equal(relocate_heads(qkv, T, offsets), want) and torch.equal(qkv, before)
+    assert torch.equal(shift_heads(x, offsets), shifted) and torch.autograd.gradcheck(lambda x: shift_heads(x, offsets), (x,))
