@@ -22,7 +22,7 @@ import i2vlib as i2v
 from i2vlib.tower.export import relative
 
 BATCHES = (1, 3, 16)
-TOWER = i2v.TowerConfig(16, 8, 32, 3, 4, 2.0, 16, True)  # 2x2 patches
+TOWER = i2v.TowerConfig(16, 8, 32, 2, 4, 2.0, 16, True)  # 2x2 patches
 FRAMES = 4
 STDHA = i2v.TemporalConfig((-1, 1, 0, 3), embedding=True)
 ADAPTERS = i2v.AdaptationConfig("linear", i2v.FOUR_ADAPTERS)
@@ -109,7 +109,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    print(f"| kind of model | torch.export | ONNX, onnxruntime | torch.compile(fullgraph=True), {args.backend} |\n|---|---|---|---|")
+    print(f"| kind of model | torch.export | ONNX | torch.compile(fullgraph=True), {args.backend} |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for kind in args.kinds or KINDS:
             model = build(kind)
