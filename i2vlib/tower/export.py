@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from i2vlib.config import ClipConfig
+from i2vlib.files import whole_file
 from i2vlib.tower.backbone import at_rest
 from i2vlib.tower.classifier import VideoClassifier, merge
+from i2vlib.tower.wrappers import bare_copy, unwrapped
 
 OPSET = 18
 TOLERANCE = 1e-5  # of the largest output
@@ -25,6 +25,7 @@ def export_program(model: VideoClassifier) -> torch.export.ExportedProgram:
 
     T and the size of the picture are fixed: those of the config. The model is left as it was. Works for every config.
     """
+    model = unwrapped(model)
     weight = next(model.parameters())
     video = torch.zeros(2, *_clip_shape(model), dtype=weight.dtype, device=weight.device)  # 2: a batch of 1 would be frozen in
     with at_rest(model), torch.no_grad():
@@ -51,21 +52,16 @@ def export_onnx(model: VideoClassifier, path: str | Path, clip: ClipConfig | Non
     TypeError for what is no VideoClassifier, ValueError for weights that are not float32 or above 2 GiB, a clip or class names
     that do not fit the model, and outputs that differ.
     """
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    model = unwrapped(model)
     if not isinstance(model, VideoClassifier):
         raise TypeError(f"a {type(model).__name__}: allowed is a VideoClassifier, as build_model and load_checkpoint give it")
     _check_weights(model)
     metadata = _metadata(model, clip, class_names)
-    path = Path(path)
-    plain = (copy.deepcopy(model) if model.config.adaptation.kind == "gelu" else merge(model)).cpu().eval()
-    metadata["config"] = plain.config.to_dict()
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        _write(plain, part, metadata)
-        difference = _difference(plain, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        plain = (bare_copy(model) if model.config.adaptation.kind == "gelu" else merge(model)).cpu().eval()
+        graph = _graph(plain, metadata | {"config": plain.config.to_dict()})
+        difference = _difference(plain, graph)
+        file.write(graph)
     return difference
 
 
@@ -113,7 +109,8 @@ def _output(model: VideoClassifier) -> str:
     return "logits" if model.config.classes else "features"
 
 
-def _write(model: VideoClassifier, path: Path, metadata: dict) -> None:
+def _graph(model: VideoClassifier, metadata: dict) -> bytes:
+    """The bytes of the checked ONNX file."""
     try:
         import onnx
         from onnxscript import opset18 as op
@@ -130,17 +127,18 @@ def _write(model: VideoClassifier, path: Path, metadata: dict) -> None:
                                 output_names=[_output(model)], dynamic_shapes=({0: "batch"},),
                                 custom_translation_table={torch.ops.aten.sort.stable: stable_sort})
     program.model.metadata_props.update({key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()})
-    program.save(path, external_data=False)
-    onnx.checker.check_model(str(path), full_check=True)
+    graph = program.model_proto.SerializeToString()
+    onnx.checker.check_model(graph, full_check=True)
+    return graph
 
 
-def _difference(model: VideoClassifier, path: Path) -> float | None:
-    """The largest difference of the file's outputs from the model's, relative. Raises ValueError above TOLERANCE."""
+def _difference(model: VideoClassifier, graph: bytes) -> float | None:
+    """The largest difference of the graph's outputs from the model's, relative. Raises ValueError above TOLERANCE."""
     try:
         import onnxruntime
     except ImportError:
         return None
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     differences = []
     for batch in CHECKED_BATCHES:
         video = torch.randn(batch, *_clip_shape(model), generator=torch.Generator().manual_seed(batch))

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import shutil
 import sys
 
 import pytest
@@ -125,7 +124,7 @@ def test_tokens_that_are_merged_by_rank_are_those_that_pytorch_merges(tmp_path):
 @pytest.fixture
 def ready(served, tmp_path, monkeypatch):
     """(a model, a path where an older file lies): the graph is the fixture's, so that no test waits for another."""
-    monkeypatch.setattr(export, "_write", lambda model, path, metadata: shutil.copy(served[1], path))
+    monkeypatch.setattr(export, "_graph", lambda model, metadata: served[1].read_bytes())
     (tmp_path / "model.onnx").write_text("older")
     return served[0], tmp_path / "model.onnx"
 
@@ -154,7 +153,7 @@ def test_without_onnxruntime_nothing_is_compared(ready, monkeypatch):
     ({"clip": i2v.ClipConfig(8, size=16)}, r"clip.frames = 8: .* takes 4"),
     ({"clip": i2v.ClipConfig(FRAMES)}, "clip.size = 224: this model takes 16")])
 def test_what_cannot_be_is_refused_before_anything_is_traced(change, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_write", None)
+    monkeypatch.setattr(export, "_graph", None)
     model = change.get("model", lambda m: m)(build("plain tower"))
     with pytest.raises(ValueError, match=message):
         i2v.export_onnx(model, tmp_path / "model.onnx", change.get("clip"), change.get("class_names", ()))
