@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 from i2vlib.data.classes import ListError
@@ -35,7 +35,7 @@ def rows(path: Path, text: str, ending: str) -> tuple[Iterator[Row], str]:
     ending: of videos that are named without one.
     """
     start = text.lstrip()
-    if path.suffix.lower() in (".json", ".jsonl") or start.startswith(("[{", '{"')):
+    if _is_json(path, text):
         return _records(path, text, ending), "record"
     lines = [line for line in start.split("\n", 64)[:64] if line.strip()]  # the first ones tell
     if re.search(r"_test_split[1-3]\.txt\Z", path.name) or (
@@ -116,7 +116,19 @@ def _table(path: Path, text: str, delimiter: str, header: list[str], ending: str
                         "quotes, with each of its own twice") from error
 
 
-def _records(path: Path, text: str, ending: str) -> Iterator[Row]:
+def without(path: Path, text: str, places: Set[int]) -> str:
+    """The text of a list file without the rows of these numbers (those of `rows`): all others as they stand."""
+    if _is_json(path, text):
+        return json.dumps([r for number, r in enumerate(_parsed(path, text), 1) if number not in places], ensure_ascii=False)
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return "\n".join(line for number, line in enumerate(lines, 1) if number not in places)
+
+
+def _is_json(path: Path, text: str) -> bool:
+    return path.suffix.lower() in (".json", ".jsonl") or text.lstrip().startswith(("[{", '{"'))
+
+
+def _parsed(path: Path, text: str) -> list[dict]:
     """A list of JSON records, or one record a line."""
     try:
         records = json.loads(text)
@@ -129,7 +141,11 @@ def _records(path: Path, text: str, ending: str) -> Iterator[Row]:
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
         raise ListError(f"{path}: is not a list of records, such as SSv2's with id and template or Diving48's with vid_name and "
                         "label")
-    for number, record in enumerate(records, 1):
+    return records
+
+
+def _records(path: Path, text: str, ending: str) -> Iterator[Row]:
+    for number, record in enumerate(_parsed(path, text), 1):
         fields = {key: json.dumps(value) if isinstance(value, (bool, list, dict)) else str(value)
                   for key, value in record.items() if value is not None}
         yield number, *_record(f"{path}, record {number}", fields, ending)
