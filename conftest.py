@@ -8,6 +8,7 @@ import matplotlib
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network; a slip fails in seconds
+os.environ.setdefault("I2V_CLAIMS", "strict")  # nobody looks at a row that only turns amber
 matplotlib.use("Agg")  # in this process only: notebook kernels keep their inline figures
 
 _failed: dict[str, str] = {}  # notebook -> its first cell that failed

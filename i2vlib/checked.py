@@ -93,21 +93,29 @@ def _words(hint) -> str:
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
 
 
-def check_parameters(namespace: dict, **types: type) -> None:
-    """Stop a notebook whose parameters are unknown or of the wrong type.
+INDIFFERENT = ("out", "workers", "benchmark_rounds")  # parameters that no measured number depends on
+
+
+def check_parameters(namespace: dict, **expected: object) -> dict[str, object]:
+    """Stop a notebook whose parameters are unknown or of the wrong type; return {name: value} of those that are not the defaults.
 
     papermill only warns about a parameter that the notebook does not have, and leaves exit code 0. A notebook calls
-    this below its `parameters` cell with `globals()` and the name and type of each parameter. Unknown names are read
-    from the cell that papermill injects (`In` holds its source). Raises ConfigError, also for nan and infinity.
+    this below its `parameters` cell with `globals()` and the name and default of each parameter: the default gives the
+    type, None stands for a yes or no that may stay open, and a type is a type without a default. Unknown names are read
+    from the cell that papermill injects (`In` holds its source). What is returned the notebook keeps as
+    `parameters_changed`, by which i2vlib.course.claims judges its claims. Raises ConfigError, also for nan and infinity.
     """
     injected = [s for s in namespace.get("In", []) if s.startswith("# Parameters")]
     names = {t.id for s in injected[-1:] for node in ast.parse(s).body if isinstance(node, ast.Assign)
              for t in node.targets if isinstance(t, ast.Name)}
-    unknown = sorted(names - set(types))
+    unknown = sorted(names - set(expected))
     if unknown:
-        raise ConfigError(f"this notebook has no parameter {unknown[0]!r}: allowed are {', '.join(types)}")
-    for name, kind in types.items():
+        raise ConfigError(f"this notebook has no parameter {unknown[0]!r}: allowed are {', '.join(expected)}")
+    for name, want in expected.items():
+        kind = want if isinstance(want, type) else bool | None if want is None else type(want)
         if not _is_a(namespace[name], kind):
-            raise ConfigError(f"parameter {name} = {namespace[name]!r}: allowed is {kind.__name__}")
+            raise ConfigError(f"parameter {name} = {namespace[name]!r}: allowed is {_words(kind)}")
         if not _finite(namespace[name]):
             raise ConfigError(f"parameter {name} = {namespace[name]!r}: allowed is finite: neither nan nor infinity")
+    return {name: namespace[name] for name, default in expected.items()
+            if not isinstance(default, type) and name not in INDIFFERENT and namespace[name] != default}

@@ -247,6 +247,7 @@ class TrainConfig(Config):
     workers: int = 4  # processes that decode; 0 decodes in the training process and may cache small data
     save_every: int = 500  # steps between checkpoints of a run
     max_unreadable: float = 0.5  # share of a set that may be unreadable: a run with more stops, and writes no model
+    validate_every: int = 0  # steps between evaluations of the validation set; 0: after each pass, with `steps` at the end only
     seed: int = 0
 
     def check(self) -> None:
@@ -254,6 +255,7 @@ class TrainConfig(Config):
             self.need(getattr(self, name) >= 1, name, "1 or more")
         for name in ("mixup", "cutmix"):
             self.need(getattr(self, name) >= 0, name, "0 (off) or more")
+        self.need(self.validate_every >= 0, "validate_every", "0 (after each pass) or more")
         self.need(self.epochs >= 1 or self.steps >= 1, "epochs", "1 or more, or set steps")
         self.need(self.steps >= 0, "steps", "0 or more")
         self.need(self.batch_size % self.accumulate == 0, "accumulate", f"a divisor of batch_size {self.batch_size}")

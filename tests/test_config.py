@@ -155,6 +155,15 @@ def test_notebook_parameters():
             check_parameters(good | {"lr": bad}, **types)
 
 
+def test_defaults_give_the_types_and_what_differs_is_noted():
+    cell = {"lr": 0.1, "quick": None, "steps": 0, "out": "elsewhere"}
+    for mine, noted in (({}, {}), ({"lr": 1}, {"lr": 1}), ({"quick": True, "steps": 5}, {"quick": True, "steps": 5})):
+        assert check_parameters(cell | mine, lr=0.1, quick=None, steps=0, out="") == noted
+    for bad in ({"lr": "1e-3"}, {"quick": 1}, {"quick": "yes"}, {"steps": 3.0}, {"out": None}):
+        with pytest.raises(ConfigError, match=f"parameter {next(iter(bad))} = "):
+            check_parameters(cell | bad, lr=0.1, quick=None, steps=0, out="")
+
+
 def test_a_configuration_of_ones_own_is_checked_like_the_rest():
     @dataclasses.dataclass(frozen=True)
     class Pair(Config):

@@ -5,6 +5,7 @@ The other notebooks are executed by nbval in the same pytest call: see `make tes
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import statistics
@@ -12,6 +13,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from i2vlib.data.video import write_clip
+from i2vlib.tower.checkpoints import checkpoint_info
+from i2vlib.tower.weights import MINI_TOWER
 
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -20,7 +27,9 @@ REPOSITORY = re.search(r"https://github\.com/([\w.-]+/[\w.-]+)", SETUP).group(1)
 MACHINE_PATHS = re.compile(r"/(?:root|work|tmp|home/\w+|Users/\w+)/|[A-Z]:\\\\Users")
 
 # Training notebooks, kept out of nbval in the Makefile: the parameters that make them quick.
-SMALL = {"04": {"steps": 12}, "06": {"steps": 12, "benchmark_rounds": 0}}
+SMALL = {"04": {"steps": 12, "seed": 3}, "06": {"steps": 12, "seed": 1, "benchmark_rounds": 0}}
+# The others, with parameters that their text offers and that break a claim: the cheap part of tests/grid.py.
+OFFERED = {"03": {"seed": 3, "adapter_size": 1.5, "fit_steps": 4}, "05": {"clips": 2}}
 
 
 @pytest.fixture(params=PATHS, ids=lambda p: p.stem)
@@ -76,6 +85,17 @@ def test_has_the_shared_setup_cell_and_one_parameters_cell_in_that_order(noteboo
     found = [i for i, c in enumerate(cells) if "parameters" in tags(c)]
     assert len(found) == 1, f"{len(found)} cells are tagged `parameters`"
     assert any("check_parameters(" in c.source for c in cells[found[0]:]), "the parameters are not checked"
+
+
+def test_the_check_of_the_parameters_knows_their_defaults(notebook):
+    """claim() goes by what check_parameters notes: it must be told the very values of the parameters cell."""
+    cells = code_cells(notebook)
+    defaults: dict = {}
+    exec(next(c.source for c in cells if "parameters" in tags(c)), defaults)
+    call = next(node for c in cells for node in ast.walk(ast.parse(re.sub(r"^[%!].*$", "", c.source, flags=re.MULTILINE)))
+                if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("check_parameters"))
+    told = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+    assert told == {k: v for k, v in defaults.items() if not k.startswith("__")}
 
 
 def test_code_cells_are_short(notebook):
@@ -137,21 +157,48 @@ def test_ends_with_what_was_learned_and_folded_executed_solutions(notebook):
         assert cell.metadata.get("jupyter", {}).get("source_hidden") is True and cell.execution_count
 
 
-def execute(path: Path, tmp_path: Path, **parameters) -> None:
+def execute(path: Path, tmp_path: Path, **parameters) -> list[dict]:
+    """Run a notebook through papermill; its claims as JSON."""
     import papermill
 
-    papermill.execute_notebook(str(path), str(tmp_path / path.name), {"out": str(tmp_path / "run"), **parameters},
-                               cwd=str(path.parent), progress_bar=False)
+    from i2vlib.course.claims import MIME
+
+    papermill.execute_notebook(str(path), str(tmp_path / path.name), parameters, cwd=str(path.parent), progress_bar=False)
+    cells = nbformat.read(tmp_path / path.name, 4).cells
+    return [o.data[MIME] for c in cells for o in c.get("outputs", []) if MIME in o.get("data", {})]
 
 
-@pytest.fixture(params=[p for p in PATHS if p.name[:2] in SMALL], ids=lambda p: p.stem)
+def named(number: str) -> Path:
+    return next(p for p in PATHS if p.name.startswith(number))
+
+
+@pytest.fixture
+def readers_claims(monkeypatch):
+    """As for a reader: a claim that other parameters break turns amber."""
+    monkeypatch.setenv("I2V_CLAIMS", "")
+
+
+@pytest.fixture(params=list(SMALL))
 def training(request):
-    return request.param
+    return named(request.param)
 
 
-def test_a_training_notebook_runs_at_small_parameters(training, tmp_path):
-    execute(training, tmp_path, **SMALL[training.name[:2]])
-    assert any((tmp_path / "run").iterdir()), "nothing was written to `out`"
+def test_a_training_notebook_runs_at_small_parameters(training, tmp_path, readers_claims):
+    parameters = SMALL[training.name[:2]]
+    claims = execute(training, tmp_path, out=str(tmp_path / "run"), **parameters)
+    amber = [c for c in claims if not c["holds"]]  # twelve steps teach nothing
+    assert all(c["changed"].startswith("steps = 12, seed = ") for c in amber) and any(c.get("default") for c in amber)
+    settings, metrics = (json.loads((tmp_path / "run" / f"{name}.json").read_text()) for name in ("settings", "metrics"))
+    assert (settings["train"]["steps"], settings["train"]["seed"]) == (12, parameters["seed"]) and settings["versions"]["torch"]
+    assert metrics["test"]["clips"] == 384 and [v["step"] for v in metrics["validation"]] == [3, 6, 9, 12]
+    assert metrics["summary"]["best"]["step"] in (3, 6, 9, 12) and (tmp_path / "run/best.safetensors").exists()
+
+
+@pytest.mark.parametrize("number", OFFERED)
+def test_a_notebook_goes_on_where_offered_parameters_break_a_claim(number, tmp_path, readers_claims):
+    claims = execute(named(number), tmp_path, **OFFERED[number])
+    amber = [c for c in claims if not c["holds"]]
+    assert all(c["changed"] for c in amber) and any(c.get("default") for c in amber)
 
 
 @pytest.mark.parametrize("wrong", [{"no_such_parameter": 1}, {"steps": "many"}])
@@ -159,4 +206,45 @@ def test_a_training_notebook_refuses_unknown_and_ill_typed_parameters(training, 
     from papermill import PapermillExecutionError
 
     with pytest.raises(PapermillExecutionError, match=f"ConfigError(.|\n)*{next(iter(wrong))}"):
-        execute(training, tmp_path, **wrong)
+        execute(training, tmp_path, out=str(tmp_path / "run"), **wrong)
+
+
+@pytest.fixture(scope="module")
+def own_clips(tmp_path_factory) -> Path:
+    """36 small clips of 3 classes, class/clip.mp4, that are none of the course's: a bar that gets brighter, darker, or stays."""
+    folder = tmp_path_factory.mktemp("own")
+    g = torch.Generator().manual_seed(0)
+    for name, change in (("brighter", 120), ("darker", -120), ("stays", 0)):
+        (folder / name).mkdir()
+        for i in range(12):
+            clip = torch.randint(40, 60, (6, 40, 56, 3), generator=g, dtype=torch.uint8)
+            bar = 128 + torch.linspace(-0.5, 0.5, 6) * change
+            clip[:, 10:30, 8 + i:24 + i] = bar[:, None, None, None].to(torch.uint8)
+            write_clip(folder / name / f"{i:02d}.mp4", clip)
+    return folder
+
+
+def test_notebook_04_takes_a_miniature_preset_with_lists_of_ones_own(own_clips, tmp_path, readers_claims):
+    lines = [f"{p.relative_to(own_clips)} {label}" for label, name in enumerate(("brighter", "darker", "stays"))
+             for p in sorted((own_clips / name).iterdir())]
+    given = {"data_root": str(own_clips)}
+    for name, chosen in (("train", lines[0::3] + lines[1::3]), ("val", lines[2::6]), ("test", lines[5::6])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(chosen) + "\n")
+        given[f"{name}_list"] = str(tmp_path / f"{name}.txt")
+    file = tmp_path / "tower.safetensors"  # of weights that do not say which GELU
+    save_file({k: v.contiguous() for k, v in load_file(MINI_TOWER).items()}, file)
+    claims = execute(named("04"), tmp_path, out=str(tmp_path / "run"), steps=3, batch_size=8, validate_every=1,
+                     benchmark_rounds=0, weights=str(file), quick_gelu=False, **given)
+    said = [c["statement"] for c in claims]
+    assert not any("of the test clips" in s or s.startswith("negative control") for s in said), said
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["test"]["tested"] == "the clips of test_list" and metrics["test"]["clips"] == 6
+    assert [v["step"] for v in metrics["validation"]] == [1, 2, 3]
+    assert checkpoint_info(tmp_path / "run/merged.safetensors")["config"]["classes"] == 3
+
+
+def test_notebook_11_makes_no_claim_about_the_courses_data_of_a_folder_of_ones_own(own_clips, tmp_path, readers_claims):
+    claims = execute(named("11"), tmp_path, out=str(tmp_path / "run"), folder=str(own_clips), steps=3)
+    said = [c["statement"] for c in claims]
+    assert not any(s.startswith(("negative control", "four new classes")) for s in said), said
+    assert checkpoint_info(tmp_path / "run/mine.safetensors")["class_names"] == ["brighter", "darker", "stays"]

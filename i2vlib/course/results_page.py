@@ -27,6 +27,7 @@ laptop does not reach them, and this page does not claim them.</p>
 """
 TAGS = bleach.ALLOWED_TAGS | set("br caption div p pre span sub sup table tbody td th thead tr".split())
 WORDS = {"ran": "ran", "failed": "failed here", "stopped": "stopped here", "not run": "not run"}
+MARKS = {"holds": "yes", "fails": "no", "amber": "amber"}  # state of a claim: its class in the style sheet
 
 
 def render(runs: list, machine: dict[str, str]) -> str:
@@ -35,7 +36,9 @@ def render(runs: list, machine: dict[str, str]) -> str:
     held = sum(c.holds for c in claims)
     good = held == len(claims) and all(r.state == "ran" for r in runs)
     done = sum(r.state == "ran" for r in runs)
-    verdict = f"{held} of {len(claims)} claims held; {done} of {len(runs)} notebooks ran to their end."
+    amber = sum(c.state == "amber" for c in claims)
+    besides = f" ({amber} of the others with changed parameters)" if amber else ""
+    verdict = f"{held} of {len(claims)} claims held{besides}; {done} of {len(runs)} notebooks ran to their end."
     css = Path(__file__).with_name("results_page.css").read_text(encoding="utf-8")
     body = [f'<p class="verdict {"good" if good else "bad"}">{verdict}</p>', *map(_failure, runs),
             '<section class="scale"><h2>What is miniature and what is not</h2>', SCALE, "</section>",
@@ -60,9 +63,9 @@ def _claims(runs: list) -> str:
         if run.claims:
             rows.append(f'<tr class="group"><th colspan="4" scope="rowgroup">{_heading(run.title)}</th></tr>')
         for c in run.claims:
-            mark = '<td class="yes">✓ holds</td>' if c.holds else '<td class="no">✗ fails</td>'
-            rows.append(f"<tr><td>{_e(c.statement)}</td><td class=number>{_e(c.measured)}</td>"
-                        f"<td class=number>{_e(c.paper) or '–'}</td>{mark}</tr>")
+            measured = _e(c.measured) + (f"<br>with the defaults: {_e(c.default)}" if c.default else "")
+            rows.append(f"<tr><td>{_e(c.statement)}</td><td class=number>{measured}</td>"
+                        f'<td class=number>{_e(c.paper) or "–"}</td><td class="{MARKS[c.state]}">{_e(c.words)}</td></tr>')
     if not rows:
         return "<p>No claim was reached.</p>"
     head = "<tr><th>Statement</th><th>Measured here</th><th>Paper</th><th>Holds</th></tr>"

@@ -15,7 +15,9 @@ from i2vlib.training.evaluate import Result
 
 
 def curves(out: str | Path, *, chance: float | None = None) -> Figure:
-    """Loss and learning rate over the steps of the run in folder `out`, from its metrics.jsonl; a running mean over the loss.
+    """The run in folder `out` over its steps, from its metrics.jsonl: the loss with a running mean, and the learning rate.
+
+    Where validation clips were scored, their top-1 and the step that was kept as the best stand beside the rate.
 
     chance: the loss of guessing, ln(classes), drawn as a dashed line. Raises FileNotFoundError where there is no run.
     """
@@ -32,8 +34,17 @@ def curves(out: str | Path, *, chance: float | None = None) -> Figure:
         left.axhline(chance, color="0.4", ls="--", lw=1, label="guessing")
     left.set(title="Training loss", xlabel="optimiser step", ylabel="cross-entropy (nats)", ylim=(0, None))
     left.legend()
-    right.plot(steps, [r["lr"] for r in rows], color="C1")
-    right.set(title="Warm-up, then cosine", xlabel="optimiser step", ylabel="learning rate", ylim=(0, None))
+    rates, scored = np.array([r["lr"] for r in rows]), [(line["step"], line["top1"]) for line in lines if "top1" in line]
+    if scored:
+        best = max(scored, key=lambda pair: pair[1])  # of equal ones the first, as `train` keeps it
+        right.plot(steps, rates / rates.max(), color="C1", lw=1, label="learning rate / its largest")
+        right.plot(*zip(*scored, strict=True), "o-", color="C2", ms=4, label="top-1")
+        right.plot(*best, "*", color="C3", ms=13, label=f"kept: step {best[0]}, {best[1]:.3f}")
+        right.set(title="Validation clips", xlabel="optimiser step", ylabel="share", ylim=(0, 1.08))
+        right.legend(fontsize=7)
+    else:
+        right.plot(steps, rates, color="C1")
+        right.set(title="Warm-up, then cosine", xlabel="optimiser step", ylabel="learning rate", ylim=(0, None))
     return finished(figure)
 
 

@@ -17,8 +17,8 @@ from i2vlib.files import whole_file
 
 STATE, METRICS, BOARD, BEST, FINAL = "state.pt", "metrics.jsonl", "tb", "best.safetensors", "model.safetensors"
 LOCK = "running.lock"
-# fields of TrainConfig that a resumed run may change: no weight depends on the first three, and check_split looks at the last
-FREE = ("workers", "save_every", "max_unreadable", "accumulate")
+# fields of TrainConfig that a resumed run may change: no weight depends on the first four, and check_split looks at the last
+FREE = ("workers", "save_every", "validate_every", "max_unreadable", "accumulate")
 
 
 class TrainingError(RuntimeError):

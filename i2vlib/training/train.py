@@ -43,7 +43,7 @@ def train(model: nn.Module, train_set, config: TrainConfig, out: str | Path, *, 
     model(video (B, T, 3, S, S)) -> logits (B, classes), with .config a ModelConfig. Items of train_set are dicts as in
     i2vlib.training.evaluate; clips of weight 0 could not be read: they are left out of the loss, named once and counted. Each
     optimiser step takes batch_size clips, each `repeats` times; a run has ceil(epochs · clips / batch_size) steps, or
-    `steps`. val_set is evaluated at the end, and after each pass over the set when training by epochs.
+    `steps`. val_set is evaluated at the end, and each validate_every steps or, when training by epochs, after each pass.
 
     A run that stopped for whatever reason goes on from out/state.pt with the same call; a finished one loads its final
     weights and returns its summary. `model` must then be built anew as it was, from the same image weights and seed, or
@@ -169,6 +169,9 @@ class Run(SavedRun):
     def _evaluation_due(self) -> bool:
         if self.val_set is None or self.evaluated == self.step:
             return False
+        every = self.config.validate_every
+        if every:
+            return self.step == self.total or (self.step > 0 and self.step % every == 0)
         passes = [step * self.config.batch_size // len(self.train_set) for step in (self.step - 1, self.step)]
         return self.step == self.total or (not self.config.steps and passes[0] < passes[1])
 

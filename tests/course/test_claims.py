@@ -8,7 +8,9 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
-from i2vlib.course.claims import MIME, Claim, claim
+from i2vlib.checked import check_parameters
+from i2vlib.course import claims
+from i2vlib.course.claims import FORMS, MIME, Claim, claim
 
 
 @pytest.fixture
@@ -58,6 +60,63 @@ def test_a_tensor_may_say_whether_it_holds():
     claim("one", 1, torch.tensor(True))
     with pytest.raises(AssertionError):
         claim("none", 0, np.bool_(False))
+
+
+@pytest.fixture
+def changed(shell, monkeypatch):
+    """A notebook in which `seed` is not its default, and no strictness from outside."""
+    monkeypatch.delenv("I2V_CLAIMS", raising=False)
+    shell.user_ns["parameters_changed"] = check_parameters({"seed": 3}, seed=0)
+    return shell
+
+
+def test_with_parameters_of_ones_own_a_claim_turns_amber_and_the_notebook_goes_on(changed):
+    with capture_output() as seen:
+        claim("a < b", 2, False)
+    data = seen.outputs[0].data
+    assert data[MIME] == {"statement": "a < b", "measured": "2", "paper": "", "holds": False, "changed": "seed = 3"}
+    assert "does not hold with your parameters (seed = 3)" in data["text/html"] and FORMS["amber"][0] in data["text/html"]
+    assert data["text/plain"].startswith("does not hold with your parameters (seed = 3): a < b")
+    assert Claim(**data[MIME]).state == "amber"
+
+
+def test_one_that_holds_stays_green_whatever_the_parameters(changed):
+    with capture_output() as seen:
+        claim("a < b", 0, True)
+    assert "✓ holds" in seen.outputs[0].data["text/html"] and "with the defaults" not in seen.outputs[0].data["text/html"]
+
+
+def test_an_amber_row_says_what_the_defaults_gave(changed, tmp_path, monkeypatch):
+    def executed(name, *rows):
+        outputs = [{"output_type": "display_data", "data": {MIME: row}} for row in rows]
+        (tmp_path / name).write_text(json.dumps({"cells": [{"outputs": outputs}, {"source": []}]}))
+
+    row = {"statement": "a < b", "measured": "0.5", "paper": "", "holds": True}
+    executed("00_a.ipynb", row | {"statement": "another", "measured": "7"}, row)
+    executed("01_b.ipynb", row | {"measured": "9", "holds": False, "changed": "seed = 8"})  # a reader's own run, saved in place
+    (tmp_path / "02_c.ipynb").write_text("{ half")
+    monkeypatch.setattr(claims, "NOTEBOOKS", tmp_path)
+    with capture_output() as seen:
+        claim("a < b", 2, False)
+        claim("never stated", 2, False)
+    first, second = (o.data for o in seen.outputs)
+    assert first[MIME]["default"] == "0.5"
+    assert "with the defaults: 0.5" in first["text/html"] and "with the defaults: 0.5" in first["text/plain"]
+    assert "default" not in second[MIME] and "with the defaults" not in second["text/html"]
+
+
+def test_strict_claims_stop_whatever_the_parameters(changed, monkeypatch):
+    monkeypatch.setenv("I2V_CLAIMS", "strict")
+    with capture_output(), pytest.raises(AssertionError, match="a < b: measured 2"):
+        claim("a < b", 2, False)
+
+
+@pytest.mark.parametrize("name", ["out", "workers", "benchmark_rounds"])
+def test_where_a_run_writes_and_how_many_processes_decode_are_no_excuse(shell, monkeypatch, name):
+    monkeypatch.delenv("I2V_CLAIMS", raising=False)
+    shell.user_ns["parameters_changed"] = check_parameters({name: 7}, **{name: 0})
+    with capture_output(), pytest.raises(AssertionError):
+        claim("a < b", 2, False)
 
 
 def test_rows_carry_plain_json_truth_values():

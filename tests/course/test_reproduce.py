@@ -18,7 +18,7 @@ from i2vlib.course.results_page import _shown, render
 
 ROOT = Path(__file__).resolve().parents[2]
 # claims.py by itself: importing the whole package would cost each kernel seconds
-CLAIM = f"import sys; sys.path.insert(0, {str(ROOT / 'i2vlib')!r})\nfrom claims import claim\n"
+CLAIM = f"import sys; sys.path.insert(0, {str(ROOT / 'i2vlib/course')!r})\nfrom claims import claim\n"
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 PICTURE = f"import base64\nfrom IPython.display import Image\nImage(base64.b64decode('{DOT}'))"
 
@@ -83,6 +83,16 @@ def test_a_good_run_succeeds_and_runs_in_the_notebooks_own_folder(tmp_path, caps
 def test_a_claim_that_a_cell_swallows_still_fails_the_run(tmp_path):
     path = notebook(tmp_path, "00_x", CLAIM + "try:\n    claim('hidden', 0, False)\nexcept AssertionError:\n    pass")
     assert reproduce([path], tmp_path / "out") == 1
+
+
+def test_an_amber_claim_is_shown_as_such_and_is_no_success(tmp_path, monkeypatch):
+    """Somebody edited the parameters cell and calls `make reproduce`: it runs to its end, the page says what changed."""
+    monkeypatch.delenv("I2V_CLAIMS", raising=False)
+    path = notebook(tmp_path, "00_x", CLAIM + "parameters_changed = {'seed': 1}\nclaim('five < six', 7, False)\nprint('went on')")
+    assert reproduce([path], tmp_path / "out") == 1
+    text = (tmp_path / "out/index.html").read_text()
+    assert '<td class="amber">◐ does not hold with your parameters (seed = 1)</td>' in text and "✗ fails" not in text
+    assert "0 of 1 claims held (1 of the others with changed parameters); 1 of 1 notebooks ran" in text
 
 
 def test_ctrl_c_ends_cleanly_with_a_page(tmp_path):

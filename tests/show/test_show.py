@@ -67,6 +67,17 @@ def test_curves_draw_the_log(tmp_path):
     assert left.lines[2].get_ydata()[0] == math.log(6) and len(right.lines[0].get_xdata()) == 50
 
 
+def test_curves_mark_the_validation_that_was_kept(tmp_path):
+    rows = [{"split": "train", "step": i, "loss": 2.0, "lr": 0.1 * i} for i in range(1, 7)]
+    rows += [{"split": "val", "step": step, "top1": top1} for step, top1 in ((2, 0.25), (4, 0.75), (6, 0.75))]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    _, right = curves(tmp_path).axes
+    rate, top1, kept = right.lines
+    assert rate.get_ydata()[-1] == 1
+    assert top1.get_xdata().tolist() == [2, 4, 6] and top1.get_ydata().tolist() == [0.25, 0.75, 0.75]
+    assert kept.get_xdata().tolist() == [4] and kept.get_label() == "kept: step 4, 0.750"
+
+
 def test_confusion_shows_shares_of_the_true_class():
     scores = torch.eye(3)[[0, 0, 1, 2]]
     figure = confusion(Result(scores, torch.tensor([0, 1, 1, 2]), torch.arange(4)), ["a", "b", "c"])

@@ -317,6 +317,15 @@ def test_it_learns(tmp_path):
     assert not model.training
 
 
+def test_it_validates_as_often_as_asked_and_a_resumed_run_may_ask_otherwise(tmp_path):
+    data = TinySet(12), replace(SHORT, steps=5, validate_every=2), tmp_path
+    run(tiny_model(), *data, val_set=TinySet(6, seed=5000))
+    assert [line["step"] for line in lines(tmp_path, "val")] == [2, 4, 5]
+    assert run(tiny_model(), data[0], replace(data[1], validate_every=0), tmp_path)["steps"] == 5
+    with pytest.raises(ConfigError, match="TrainConfig.validate_every = -1: allowed is 0 .after each pass. or more"):
+        replace(SHORT, validate_every=-1)
+
+
 def test_only_what_requires_gradients_moves(tmp_path):
     model = tiny_model()
     before = weights(model)
