@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -21,6 +20,7 @@ from i2vlib.data.lists import Entry, ListError, read_list, write_list
 from i2vlib.data.sampling import view_indices
 from i2vlib.data.strict import damage, fault, refuse_short
 from i2vlib.data.transforms import test_views
+from i2vlib.data.uploads import answer_upload, uploaded_files
 from i2vlib.data.video import VideoError, VideoFile
 from i2vlib.tower.backbone import at_rest
 from i2vlib.tower.classifier import VideoClassifier, build_model
@@ -226,60 +226,54 @@ def _write_lists(out: Path, classes: Sequence[str], parts: Mapping[str, list[Ent
 
 # ---- an upload ----
 
-def uploaded_files(value: Mapping | Sequence) -> list[tuple[str, bytes]]:
-    """(name, content) of each file in the value of an ipywidgets FileUpload.
-
-    Version 7 has {name: {"metadata": ..., "content": bytes}}, version 8 ({"name": ..., "content": memoryview}, ...). Raises
-    TypeError for anything else.
-    """
-    try:
-        pairs = value.items() if isinstance(value, Mapping) else [(file["name"], file) for file in value]
-        return [(str(name), bytes(file["content"])) for name, file in pairs]
-    except (TypeError, KeyError, AttributeError) as error:
-        raise TypeError(f"{type(value).__name__} is not the value of a FileUpload of ipywidgets 7 or 8") from error
-
-
-def answer_upload(name: str, content: bytes, answer: Callable[[Path], object]) -> object:
-    """answer(path of a temporary file with this content), which is gone afterwards. A VideoError names the upload."""
-    name = name.replace("\\", "/").rsplit("/", 1)[-1]
-    with tempfile.TemporaryDirectory() as folder:
-        suffix = Path(name).suffix
-        path = Path(folder) / f"upload{suffix if len(suffix) < 9 and suffix.isascii() else ''}"  # the user's name may be anything
-        path.write_bytes(content)
-        try:
-            return answer(path)
-        except VideoError as error:
-            raise VideoError(name or "the upload", error.reason) from error
-
-
 def upload_box(answer: Callable[[Path], Sequence]) -> object:
-    """A widget: a button that takes a video, a line that says what became of it, and the figures of answer(path).
+    """A widget: a button that takes a video, or a path, a line that says what became of it, and the figures of answer(path).
 
-    Works with ipywidgets 7 and 8. A file that is no usable video, and any other failure of `answer`, gives a message in
-    place, and the figures of the upload before it go. Figures are shown as PNG: nothing depends on where output is put.
+    Works with ipywidgets 7 and 8. Whatever fails gives a message in place. The figures before it go when the button is pressed:
+    of a file too large for the server the kernel hears nothing. They are shown as PNG: nothing depends on where output is put.
     """
     import ipywidgets as widgets  # a notebook's package: predictions need none of it
 
     button = widgets.FileUpload(accept="video/*,.mkv,.avi,.mov,.webm", multiple=False, description="A video")
-    line, pictures = widgets.HTML("No file yet."), widgets.VBox()
+    limit = widgets.Label("up to 10 MiB, or 512 MiB in a Jupyter that `make lab` started; larger ones by their path:")
+    place, line = widgets.Text(placeholder="path of a video, then Enter", continuous_update=False), widgets.HTML("No file yet.")
+    pictures, pressed, script = widgets.VBox(), widgets.Text(layout={"display": "none"}), widgets.Output()
+    code = (Path(__file__).parent / "assets" / "upload.js").read_text(encoding="utf-8")
+    script.outputs = ({"output_type": "display_data", "data": {"text/html": f"<script>{code}</script>"}, "metadata": {}},)
 
     def say(text: str, bad: bool = False) -> None:
         line.value = f'<span style="color:{"#B00020" if bad else "inherit"}">{escape(text)}</span>'
 
-    def changed(change: dict) -> None:
-        files, pictures.children = uploaded_files(change["new"]), ()
-        for name, content in files[-1:]:
-            say(f"{name}: reading {len(content) / 1e6:.1f} MB ...")
-            try:
-                pictures.children = [widgets.Image(value=_png(f), format="png") for f in answer_upload(name, content, answer)]
-                say(f"{name}: {len(content) / 1e6:.1f} MB")
-            except VideoError as error:
-                say(f"This file cannot be used. {error}", bad=True)
-            except Exception as error:  # a traceback in a callback is lost in some front ends
-                say(f"{name}: {type(error).__name__}: {error}", bad=True)
+    def show(name: str, figures: Callable[[], Sequence]) -> None:
+        pictures.children = ()
+        say(f"{name}: reading ...")
+        try:
+            pictures.children = [widgets.Image(value=_png(f), format="png") for f in figures()]
+            say(name)
+        except VideoError as error:
+            say(f"This file cannot be used. {error}", bad=True)
+        except Exception as error:  # a traceback in a callback is lost in some front ends
+            say(f"{name}: {type(error).__name__}: {error}", bad=True)
 
-    button.observe(changed, names="value")
-    return widgets.VBox([button, line, pictures])
+    def arrived(change: dict) -> None:
+        for name, content in uploaded_files(change["new"])[-1:]:
+            show(f"{name}: {len(content) / 1e6:.1f} MB", lambda name=name, content=content: answer_upload(name, content, answer))
+
+    def named(change: dict) -> None:
+        if change["new"].strip():
+            show(change["new"], lambda: answer(Path(change["new"].strip()).expanduser()))
+
+    def waits(change: dict) -> None:
+        pictures.children = ()
+        say("No file has arrived. If you chose one, it is on its way, or was too large: then run this cell again and give "
+            "the file's path.", bad=True)
+
+    for widget, function in ((button, arrived), (place, named), (pressed, waits)):
+        widget.observe(function, names="value")
+    box = widgets.VBox([widgets.HBox([button, limit, place]), line, pictures, pressed, script])
+    for widget, name in ((box, "i2v-upload"), (pressed, "i2v-pressed")):
+        widget.add_class(name)
+    return box
 
 
 def _png(figure) -> bytes:

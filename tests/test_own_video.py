@@ -19,17 +19,16 @@ from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.isolated import Isolated
 from i2vlib.data.lists import read_list
 from i2vlib.data.sampling import view_indices
+from i2vlib.data.uploads import answer_upload, uploaded_files
 from i2vlib.data.video import VideoError, read_clip, write_clip
 from i2vlib.own_video import (
     FolderError,
     Prediction,
-    answer_upload,
     drawn_video,
     folder_lists,
     further,
     predict,
     upload_box,
-    uploaded_files,
 )
 from i2vlib.show.own_video import bars, timeline
 from i2vlib.tower.classifier import build_model, merge
@@ -354,7 +353,8 @@ def test_an_upload_is_answered_like_a_file_and_leaves_nothing(tmp_path, model):
 
 
 def button_line_pictures(box):
-    button, line, pictures = box.children
+    (button, limit, _), line, pictures = box.children[0].children, *box.children[1:3]
+    assert "10 MiB" in limit.value
     return button, lambda: line.value, lambda: pictures.children
 
 
@@ -390,6 +390,20 @@ def test_the_box_shows_any_other_failure_in_place(tmp_path):
     button, line, pictures = button_line_pictures(upload_box(answer))
     upload(button, "a.mp4", b"x")
     assert "ConfigError: the checkpoint is of another kind" in line() and not pictures()
+
+
+def test_a_press_of_the_button_takes_the_old_answer_away_and_a_path_needs_no_upload(tmp_path, model):
+    box = upload_box(lambda path: [bars(predict(model, path, CLIP, NAMES))])
+    (button, _, place), line, pictures, pressed, _ = box.children[0].children, *box.children[1:]
+    path = film(tmp_path / "good.mp4")
+    place.value = str(path)
+    assert len(pictures.children) == 1 and "good.mp4" in line.value
+    pressed.value = "1"  # what the page sets; of a file too large nothing follows
+    assert not pictures.children and "No file has arrived" in line.value and "path" in line.value
+    upload(button, "good.mp4", path.read_bytes())
+    assert len(pictures.children) == 1 and "No file" not in line.value
+    place.value = str(tmp_path / "gone.mp4")
+    assert not pictures.children and "there is no such file" in line.value
 
 
 # ---- pictures ----

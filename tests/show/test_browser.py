@@ -9,6 +9,7 @@ import html
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import statistics
@@ -388,7 +389,7 @@ def lab(browser, tmp_path_factory):
     news.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root",
                "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.password=",
-               f"--ServerApp.root_dir={home / 'course'}", "--LabApp.expose_app_in_browser=True"]
+               f"--ServerApp.root_dir={home / 'course'}", "--LabApp.expose_app_in_browser=True", upload_limit(12 * 2**20)]
     log = open(home / "log.txt", "w")
     server = subprocess.Popen(command, cwd=home, env=os.environ | folders | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log)
     try:
@@ -410,6 +411,15 @@ def lab(browser, tmp_path_factory):
         except subprocess.TimeoutExpired:
             server.kill()
         log.close()
+
+
+def upload_limit(limit: int) -> str:
+    """The flag of `make lab` that raises the size of an upload, with another limit."""
+    said = subprocess.run(["make", "-n", "-C", str(ROOT), "lab"], capture_output=True, text=True).stdout
+    line = next(line for line in said.splitlines() if "-m jupyterlab" in line)
+    flag = next(word for word in shlex.split(line) if "max_message_size" in word)
+    assert "536870912" in flag, "512 MiB, as the box says"
+    return flag.replace("536870912", str(limit))
 
 
 def _answers(port: int) -> bool:
@@ -575,3 +585,23 @@ def test_the_log_console_is_empty(lab):
     lab.wait_for_timeout(1000)
     entries = lab.locator(".jp-LogConsole .jp-OutputArea-child")
     assert entries.count() == 0, entries.all_inner_texts()
+
+
+def test_a_file_that_is_too_large_takes_the_old_answer_away_and_leaves_a_message(lab, tmp_path):
+    """After the log console: the server cuts the connection."""
+    from i2vlib.data.mini import mini_data
+
+    index = lab.evaluate("() => jupyterapp.shell.currentWidget.content.widgets.length - 1")
+    lab.evaluate("(index) => jupyterapp.shell.currentWidget.content.scrollToItem(index)", index)
+    cell = lab.locator(f'.jp-Notebook .jp-Cell[data-windowed-list-index="{index}"]')
+    good = (mini_data("motion") / "val" / "00014.mp4").read_bytes()
+    for mega, said, pictures in ((11, "large.mp4: 11", 1), (13, "No file has arrived", 0)):  # Jupyter's own limit is 10
+        path = tmp_path / "large.mp4"
+        path.write_bytes(good + (mega * 2**20).to_bytes(4, "big") + b"free" + bytes(mega * 2**20 - 8))
+        with lab.expect_file_chooser() as choice:
+            cell.locator("button.jupyter-button").click()
+        choice.value.set_files(path)
+        cell.get_by_text(said).wait_for(timeout=30000)
+        wait_until(lambda wanted=pictures: cell.locator("img").count() == wanted, 30)
+    lab.wait_for_timeout(2000)
+    assert cell.locator("img").count() == 0 and cell.get_by_text("No file has arrived").count() == 1
