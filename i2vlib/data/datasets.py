@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from i2vlib.config import ClipConfig
+from i2vlib.data import isolated
 from i2vlib.data.classes import class_names
 from i2vlib.data.lists import Entry, read_list
 from i2vlib.data.sampling import dense_indices, uniform_indices, view_indices
@@ -27,12 +28,12 @@ class VideoDataset(Dataset):
     """The clips of a list file: an item is a dict that `collate` stacks.
 
     video float32 (V,T,3,size,size), V = test_clips * test_crops views in testing (a clip's crops side by side), 1 in
-    training; label int (after a flip, its partner's); index int; weight 1.0; error "". A file that cannot be read
-    gives zeros, weight 0.0 and error `path: reason`: one bad file in a hundred thousand must not end a run.
+    training; label int (after a flip, its partner's); index int; weight 1.0; error "". A file that cannot be read,
+    whatever the exception, gives zeros, weight 0.0 and error `path: reason`: one in a hundred thousand must not end a run.
 
     What is random in item i of epoch e is a function of (seed, e, i) alone, however many workers there are and
-    wherever a run was resumed. cache=True keeps decoded frames in memory: for small data read in this process. encoding
-    and options (outside, first_label, ending): of the list, as read_list has them.
+    wherever a run was resumed. cache=True keeps decoded frames in `memory`: for small data, put together in this process.
+    encoding and options (outside, first_label, ending): of the list, as read_list has them.
     Raises ListError for a bad list and FileNotFoundError for a missing root.
     """
 
@@ -45,7 +46,7 @@ class VideoDataset(Dataset):
         self.class_names = class_names(list_file, encoding)
         self.classes = len(self.class_names) or max(e.label for e in self.entries) + 1
         self._transform = train_transform(clip) if train else test_views(clip)
-        self._cache: dict[int, Tensor] | None = {} if cache else None
+        self.memory: dict[int, Tensor | VideoError] | None = {} if cache else None
         self._epoch = 0
 
     def __len__(self) -> int:
@@ -60,10 +61,10 @@ class VideoDataset(Dataset):
         try:
             video, label = self._train_item(index) if self.train else (self._test_item(index), label)
             weight, error = 1.0, ""
-        except VideoError as reason:
+        except Exception as reason:  # whatever a decoder raises, or a transform on the frames that it gave
             views = 1 if self.train else self.clip.test_clips * self.clip.test_crops
             video = torch.zeros(views, self.clip.frames, 3, self.clip.size, self.clip.size)
-            weight, error = 0.0, str(reason)
+            weight, error = 0.0, str(self._named(index, reason))
         return {"video": video, "label": label, "index": index, "weight": weight, "error": error}
 
     def _train_item(self, index: int) -> tuple[Tensor, int]:
@@ -83,12 +84,26 @@ class VideoDataset(Dataset):
 
     def _frames(self, index: int, choose: Choice) -> Tensor:
         """uint8 (clips,T,H,W,3) of the frames that `choose` picks."""
-        if self._cache is None:
+        if self.memory is None:
             return self._read(self.entries[index], choose)
-        if index not in self._cache:
-            self._cache[index] = self._read(self.entries[index], lambda total: [list(range(total))])[0]
-        whole = self._cache[index]
+        if index not in self.memory:
+            self.memory[index] = self.whole(index)
+        whole = self.memory[index]
+        if isinstance(whole, VideoError):
+            raise whole
         return whole[torch.tensor(choose(len(whole)))]
+
+    def whole(self, index: int) -> Tensor:
+        """Every frame of a clip's file as it is decoded: uint8 (T,H,W,3). Raises VideoError, whatever went wrong."""
+        try:
+            return self._read(self.entries[index], lambda total: [list(range(total))])[0]
+        except Exception as error:
+            raise self._named(index, error) from error
+
+    def _named(self, index: int, error: Exception) -> VideoError:
+        if isinstance(error, VideoError):
+            return error
+        return VideoError(self.root / self.entries[index].path, isolated.text_of(error))
 
     def _read(self, entry: Entry, choose: Choice) -> Tensor:
         path = self.root / entry.path
@@ -113,13 +128,16 @@ def _total(folder: Path, total: int) -> int:
 def _read_images(folder: Path, wanted: list[int]) -> Tensor:
     frames = []
     for i in wanted:
+        name = f"img_{i + 1:05d}.jpg"
         try:
-            with Image.open(folder / f"img_{i + 1:05d}.jpg") as image:
+            with Image.open(folder / name) as image:
                 frames.append(torch.from_numpy(np.array(image.convert("RGB"))))
-        except OSError as error:
-            raise VideoError(folder, f"img_{i + 1:05d}.jpg cannot be read ({error})") from error
-    if len({f.shape for f in frames}) > 1:
-        raise VideoError(folder, "its images differ in size")
+        except Exception as error:  # PIL has a dozen kinds, one for a header that promises too many pixels
+            reason = "there is none" if isinstance(error, FileNotFoundError) else isolated.text_of(error)
+            raise VideoError(folder, f"{name} cannot be read ({reason})") from error
+        if frames[-1].shape != frames[0].shape:
+            sizes = " and ".join(f"{w}x{h}" for h, w, _ in (frames[0].shape, frames[-1].shape))
+            raise VideoError(folder, f"its images differ in size: {sizes} in {name}")
     return torch.stack(frames)
 
 

@@ -151,9 +151,9 @@ def limited(memory: int) -> Iterator[None]:
 
 
 def bind_to(parent: int) -> None:
-    """End this process with the thread of `parent` that started it, which only Linux can, and leave no core image.
+    """End this process with the thread of `parent` that started it, and before it where memory runs out: on Linux.
 
-    Elsewhere it ends when it next looks for what it should do.
+    Elsewhere it ends when it next looks for what it should do. It leaves no core image.
     """
     if os.name == "posix":
         import resource
@@ -163,12 +163,14 @@ def bind_to(parent: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:  # it had ended before
             os._exit(1)
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("900")  # where memory runs out for all, this process is ended and not the one that trains
 
 
-def text_of(error: BaseException, memory: int) -> str:
-    """The reason that an exception gives, in one line."""
+def text_of(error: BaseException, memory: int = 0) -> str:
+    """The reason that an exception gives, in one line. memory: the limit in bytes, where there was one."""
     if isinstance(error, MemoryError):
-        return f"ran out of memory (limit {memory / 2**30:.3g} GiB)"
+        return "ran out of memory" + (f" (limit {memory / 2**30:.3g} GiB)" if memory else "")
     text = " ".join(str(error).split())
     ours = text and type(error).__module__.startswith("i2vlib.")  # these say all in their text
     return text if ours else f"{type(error).__name__}: {text}".rstrip(": ")

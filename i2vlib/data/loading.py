@@ -9,75 +9,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from i2vlib.config import ConfigError, TrainConfig
-
-# A decoder can hang for ever inside native code, where only its process can be ended. Seconds to wait for a batch.
-TIMEOUT = 300
-
-
-class LoadingError(RuntimeError):
-    """A process that decodes clips died or answers no more; the message names the clips it may have been at."""
-
-
-def load(dataset, batches: Sequence[list], workers: int, device: torch.device) -> Iterator[dict]:
-    """Yield each of `batches` (lists of what `dataset` takes as an index) as one dict of stacked items, in order.
-
-    Raises LoadingError, with the paths that it may be about, when a worker process dies or is silent for TIMEOUT. Close
-    it (contextlib.closing) so that an error on your side ends the workers too, even while its traceback is kept.
-    """
-    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, timeout=TIMEOUT if workers else 0,
-                        pin_memory=device.type == "cuda", worker_init_fn=_ignore_interrupt)
-    iterator = iter(loader)
-    try:
-        for batch in batches:
-            with lost_workers(lambda: clip_names(dataset, batch), receiving=workers > 0):  # noqa: B023, called at once
-                items = next(iterator)
-            yield items
-    finally:
-        if workers:  # a death that is reported only now would interrupt the saving of what was done
-            with suppress(RuntimeError):
-                iterator._shutdown_workers()
-
-
-@contextmanager
-def lost_workers(clips: Callable[[], str], receiving: bool = False) -> Iterator[None]:
-    """Turn what a worker that died or hangs leads to into a LoadingError that says where it may have been.
-
-    A death is reported in the middle of whatever the main process does, so this also stands around work with the model.
-    receiving: a batch is being taken over from a worker. Nothing of the data set runs here then, and a connection that
-    breaks is a worker that died; errors of the data set in a worker say "Caught ...".
-    """
-    try:
-        yield
-    except (RuntimeError, OSError, EOFError) as error:
-        if isinstance(error, LoadingError) or not _tells_of_a_lost_worker(error, receiving):
-            raise
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LoadingError(f"decoding stopped ({what}). It was at or shortly after {clips()}. An empty file in the place "
-                           "of a broken one is counted, named and left out") from error
-
-
-def _tells_of_a_lost_worker(error: Exception, receiving: bool) -> bool:
-    if isinstance(error, RuntimeError):
-        signs = ("timed out", "exited unexpectedly", "killed by signal")
-        return "DataLoader" in str(error) and any(sign in str(error) for sign in signs)
-    broken = isinstance(error, (ConnectionError, EOFError, FileNotFoundError))  # its socket is a file
-    return receiving and broken and not str(error).startswith("Caught ")
-
-
-def _ignore_interrupt(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that trains decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and ends this one, also in the middle of native code
 
 
 def clip_path(dataset, index: int) -> str:
@@ -188,6 +127,11 @@ class Repeated:
     def __init__(self, dataset):
         self.dataset = dataset
         self.entries, self.root = getattr(dataset, "entries", None), getattr(dataset, "root", "")
+        self.memory, self.whole = getattr(dataset, "memory", None), getattr(dataset, "whole", None)
+
+    def __len__(self) -> int:
+        """Clips of one pass."""
+        return len(self.dataset)
 
     def __getitem__(self, place: int) -> dict:
         epoch, index = divmod(place, len(self.dataset))

@@ -5,7 +5,7 @@ Letters: n clips that could be read, V views of a clip, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -15,7 +15,8 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from i2vlib.data.loading import bad_clips, check_labels, clip_names, load, lost_workers, name_bad_files
+from i2vlib.data.loading import bad_clips, check_labels, clip_names, name_bad_files
+from i2vlib.data.survival import load
 from i2vlib.tower.backbone import at_rest
 from i2vlib.training.unreadable import UnreadableError, check_found, too_many
 
@@ -73,20 +74,21 @@ def evaluate(
     dataset[i] is a dict with `video` (V, T, 3, S, S) float32, `label`, `index`, `weight` (0 for a clip that could not
     be read) and `error`. batch_size counts clips; their views go through the model together. With an `accelerator`
     its processes share the clips and each gets the whole result; without one, every process scores all of them, in
-    float32. Each unreadable file is printed once, except those in `named`. The model's mode (training or not) is left
-    as it was. Raises ValueError for an empty set, a model without a head, a label the model does not have and scores that are
-    not finite; UnreadableError, a ValueError, when more than the share max_unreadable of the clips, or all, cannot be read;
-    LoadingError when a decoding process died or hung.
+    float32. Each unreadable file is printed once, except those in `named`; where that is a mapping, path -> reason, those
+    whose reading ended a process are not opened again. The model's mode (training or not) is left as it was.
+    Raises ValueError for an empty set, a model without a head, a label the model does not have and scores that are not
+    finite; UnreadableError, a ValueError, when more than the share max_unreadable of the clips, or all, cannot be read;
+    LoadingError when a process that reads cannot start, or no clip of a set that is not of files shows what an item looks like.
     """
     check_labels(dataset, model.config.classes)
     check_found(dataset, max_unreadable, "set")
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     mine = range(rank, len(dataset), world)
     batches = [list(mine[i : i + batch_size]) for i in range(0, len(mine), batch_size)]
+    known = named if isinstance(named, Mapping) else None
     bar = tqdm(total=len(mine), desc="test", unit="clip", disable=not progress or rank > 0, leave=False)
-    with at_rest(model), bar, torch.inference_mode(), lost_workers(lambda: f"clip {rank + world * bar.n} of the set"):
-        with closing(load(dataset, batches, workers, _device(model))) as loaded:
-            rows, bad = _score(model, dataset, loaded, bar)
+    with at_rest(model), bar, torch.inference_mode(), closing(load(dataset, batches, workers, known)) as loaded:
+        rows, bad = _score(model, dataset, loaded, bar)
     if world > 1:
         rows, bad = _gather(accelerator, rows), gather_object(bad)
     bad_files = dict(sorted(bad))

@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from i2vlib.config import TrainConfig
 from i2vlib.data import loading
+from i2vlib.data.survival import load
 from i2vlib.tower.checkpoints import save_checkpoint
 from i2vlib.training import runs
 from i2vlib.training.evaluate import evaluate
@@ -56,7 +57,8 @@ def train(model: nn.Module, train_set, config: TrainConfig, out: str | Path, *, 
     run; a folder with what another run left and no state to go on from; processes that were launched and cannot be joined),
     ValueError (an empty set, labels that the model does not have), UnreadableError, a ValueError (files that are not there, found
     before the first step, or more than max_unreadable of the clips unreadable, or all of the first 32), TrainingError (a loss
-    that is not finite; a folder that another run holds), LoadingError (a decoding process that died or hangs).
+    that is not finite; a folder that another run holds), LoadingError (no process
+    can be started to read clips, or no clip shows what an item looks like).
     """
     out = Path(out)
     loading.check_labels(train_set, model.config.classes)
@@ -80,8 +82,7 @@ class Run(SavedRun):
         if self.summary is None:
             self.interrupts.install()
             try:
-                with loading.lost_workers(lambda: f"the clips of step {self.step + 1}"):
-                    self._loop()
+                self._loop()
                 self._finish()
             except BaseException as error:  # Ctrl-C too
                 if not self.interrupts.broken and self.step > self.saved:
@@ -96,7 +97,7 @@ class Run(SavedRun):
     def _loop(self) -> None:
         config, repeated = self.config, loading.Repeated(self.train_set)
         self.batches.start = self.step
-        stream = loading.load(repeated, self.batches, config.workers, self.accelerator.device)
+        stream = load(repeated, self.batches, config.workers, self.bad)
         bar = tqdm(total=self.total, initial=self.step, desc="train", unit="step",
                    disable=not self.progress or self.rank > 0)
         self.net.train()

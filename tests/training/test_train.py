@@ -24,7 +24,7 @@ from test_video import encode
 
 from i2vlib.config import AdaptationConfig, ClipConfig, ConfigError
 from i2vlib.data.datasets import VideoDataset
-from i2vlib.data.loading import Batches, LoadingError, mix, total_steps
+from i2vlib.data.loading import Batches, mix, total_steps
 from i2vlib.data.video import write_clip
 from i2vlib.tower.checkpoints import load_checkpoint
 from i2vlib.training import runs
@@ -147,9 +147,9 @@ def test_sigterm_in_one_of_two_stops_both_after_one_step_and_one_process_goes_on
 
 
 class InterruptedSet(TinySet):
-    """Ctrl-C is pressed, or another signal arrives, while the nth clip is read."""
+    """Ctrl-C is pressed, or another signal arrives, while the nth clip is read, in this process as all is in memory."""
 
-    left, signal = 0, signal.SIGINT
+    left, signal, memory = 0, signal.SIGINT, range(20)
 
     def __getitem__(self, i):
         self.left -= 1
@@ -581,35 +581,64 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     assert runs.read_state(tmp_path)["step"] == 2
 
 
-class DyingSet(TinySet):
+class GuiltySet(TinySet):
+    """TinySet, but some clips end the process that reads them, or raise. Each time is a line in the file `deeds`."""
+
+    deeds_of = {3: os.abort, 7: lambda: os._exit(1), 8: lambda: [].pop(), 11: lambda: signal.raise_signal(signal.SIGSEGV)}
+
+    def __init__(self, deeds: Path, n: int = 20, **options):
+        super().__init__(n, **options)
+        self.deeds = deeds
+
     def __getitem__(self, i):
-        if i == 7:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if i in self.deeds_of and i < self.n - 6:  # 11 is innocent where there are fewer
+            with open(self.deeds, "a") as file:
+                file.write(f"{i}\n")
+            self.deeds_of[i]()
         return super().__getitem__(i)
 
 
-def test_a_decoding_process_that_dies_is_reported_and_the_run_resumes(tmp_path):
-    config = replace(TRAIN, workers=1, save_every=100)
-    whole = tiny_model()
-    run(whole, TinySet(), config, tmp_path / "whole")
-    with pytest.raises(LoadingError, match="clips"):
-        run(tiny_model(), DyingSet(), config, tmp_path / "died")
-    model = tiny_model()
-    run(model, TinySet(), config, tmp_path / "died")  # the file was repaired
-    assert equal(model.state_dict(), whole.state_dict())
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("changes", [{}, {"batch_size": 1, "accumulate": 1, "epochs": 1}])
+def test_whatever_ends_a_process_costs_its_clip(tmp_path, capsys, workers, changes):
+    config, guilty = replace(TRAIN, workers=workers, **changes), (3, 7, 8, 11)
+    left_out, model = tiny_model(), tiny_model()
+    run(left_out, TinySet(bad=guilty), config, tmp_path / "left out", val_set=TinySet(14, bad=(3, 7), seed=500))
+    capsys.readouterr()
+    summary = run(model, GuiltySet(tmp_path / "deeds"), config, tmp_path / "run",
+                  val_set=GuiltySet(tmp_path / "deeds", 14, seed=500))
+    assert equal(model.state_dict(), left_out.state_dict())
+    assert set(summary["bad_files"]) == {f"clips/{i}.mp4" for i in guilty}
+    assert summary["bad_files"]["clips/3.mp4"].startswith("harmful to read: the decoder aborted (SIGABRT")
+    assert "exit code 1" in summary["bad_files"]["clips/7.mp4"] and "IndexError" in summary["bad_files"]["clips/8.mp4"]
+    assert "SIGSEGV" in summary["bad_files"]["clips/11.mp4"]
+    printed = capsys.readouterr().out
+    assert all(printed.count(f"left out clips/{i}.mp4: ") == 1 for i in guilty)
 
 
-def test_a_death_reported_while_the_model_computes_saves_no_half_step(tmp_path):
-    model, calls = tiny_model(), iter(range(1, 100))
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_was_harmful_is_not_met_again(tmp_path, workers):
+    """Neither in the next pass nor when the run is resumed, which gives the weights of an uninterrupted run."""
+    class Interrupt(Exception):
+        pass
 
-    def die(*_):
-        if next(calls) == 6:  # the second half of step 3
-            raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+    def stop(*_):
+        if next(calls) == 17:  # in step 9, in the third pass; steps of two forward passes, and three evaluations of 2
+            raise Interrupt
 
-    model.register_forward_hook(die)
-    with pytest.raises(LoadingError, match="killed by signal.*shortly after the clips of step 3"):
-        run(model, TinySet(), replace(TRAIN, save_every=1), tmp_path)
-    assert runs.read_state(tmp_path)["step"] == 2
+    config, deeds, calls = replace(TRAIN, workers=workers, save_every=1), tmp_path / "deeds", iter(range(1, 100))
+    whole, model = tiny_model(), tiny_model()
+    run(whole, GuiltySet(tmp_path / "others"), config, tmp_path / "whole")
+    hook = model.register_forward_hook(stop)
+    with pytest.raises(Interrupt):
+        run(model, GuiltySet(deeds), config, tmp_path / "cut")
+    before = deeds.read_text().split()
+    assert {i: before.count(i) for i in ("3", "7", "11")} == {"3": 2, "7": 2, "11": 2}  # and once more to be sure
+    hook.remove()
+    deeds.write_text("")
+    run(tiny_model(), GuiltySet(deeds), config, tmp_path / "cut")
+    assert set(deeds.read_text().split()) <= {"8"}  # an exception costs nothing
+    assert equal(*(runs.read_state(tmp_path / name)["model"] for name in ("whole", "cut")))
 
 
 def test_what_cannot_be_trained_says_why(tmp_path):
