@@ -7,6 +7,7 @@ outlives the process.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import multiprocessing
 import os
 import pickle
@@ -99,7 +100,13 @@ class Reader:
         context = multiprocessing.get_context("fork" if FORKS else None)
         arguments = self.dataset, theirs, self.socket if FORKS else None, os.getpid(), MEMORY
         self.process = context.Process(target=_serve, args=arguments, daemon=True)
-        self.process.start()
+        collects = gc.isenabled()
+        gc.disable()  # until the process has put aside what it inherits
+        try:
+            self.process.start()
+        finally:
+            if collects:
+                gc.enable()
         theirs.close()
 
     def _end(self, late: bool) -> str:
@@ -140,6 +147,8 @@ def _stacked(item: Callable[[int], dict], places: Sequence[int],
 
 def _serve(dataset, asked: socket.socket, other_end: socket.socket | None, parent: int, memory: int) -> None:
     """The life of a process that reads."""
+    gc.freeze()  # garbage of that process may be a decoder, whose end would wait for ever for a thread that is not here
+    gc.enable()
     isolated.bind_to(parent)
     faulthandler.disable()  # it would tell where in the set's code; the run tells which file and what
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that trains decides

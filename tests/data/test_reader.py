@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -94,6 +95,29 @@ def test_a_death_is_told_with_the_clip_it_was_at(monkeypatch, deed, reason):
         assert raised.value.row == 1
         one.ask([0, 1, 2], {1: "left out"})  # another process
         assert one.answer()[1]["index"].tolist() == [0, 2]
+
+
+class Waiting:
+    """Like a decoder: its end waits for its thread, which only the process has that began it."""
+
+    def __init__(self):
+        self.process, self.itself = os.getpid(), self  # only the garbage collector finds it
+
+    def __del__(self):
+        if os.getpid() != self.process:
+            time.sleep(1000)
+
+
+def test_garbage_of_this_process_stays_its_own(monkeypatch):
+    monkeypatch.setattr(reader, "SECONDS", 5)
+    gc.disable()
+    try:
+        Waiting()
+        with closing(Reader(Deed(gc.collect))) as one:
+            one.ask([0, 1], {})
+            assert one.answer()[0] == [0, 1] and not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 @LINUX
