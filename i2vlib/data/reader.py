@@ -30,7 +30,8 @@ SECONDS = isolated.SECONDS  # that a process may spend on one clip
 MEMORY = isolated.MEMORY  # bytes that a clip may take while it is read; only Linux keeps to it
 
 FORKS = sys.platform == "linux"  # elsewhere a fork is not safe, and a new interpreter runs a script without a guard again
-_BEGUN, _READ, _ANSWER, _ERROR = b"!", b".", b"=", b"x"  # what a process says: I am there; one clip done; all; alas
+# what a process says: I am there; one clip is done; all are; an error of the set; the set wants the run to stop
+_BEGUN, _READ, _ANSWER, _ERROR, _STOP = b"!", b".", b"=", b"x", b"c"
 _LENGTH = struct.Struct("<Q")
 _LARGE, _ALIGNED = 1 << 16, 64  # bytes of arrays from which on they are shared, and multiples of which they begin at
 
@@ -67,7 +68,7 @@ class Reader:
         """What was asked for. Raises Died, LoadingError if the process cannot start, and RuntimeError of its stacking."""
         done, sign = 0, b""
         try:
-            while sign not in (_ANSWER, _ERROR):
+            while sign not in (_ANSWER, _ERROR, _STOP):
                 self.socket.settimeout(SECONDS if self.begun else isolated.START)
                 sign = _exactly(self.socket, 1)
                 self.begun, done = True, done + (sign == _READ)
@@ -80,8 +81,8 @@ class Reader:
         except BaseException:  # Ctrl-C: what it would still answer must not answer the next question
             self.close()
             raise
-        if sign == _ERROR:
-            raise RuntimeError(bad)
+        if sign != _ANSWER:
+            raise KeyboardInterrupt if sign == _STOP else RuntimeError(bad)
         if part is not None:
             part = {key: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for key, v in part.items()}
         return [row for i, row in enumerate(self.rows) if i not in bad], part, {self.rows[i]: bad[i] for i in bad}
@@ -152,7 +153,9 @@ def _serve(dataset, asked: socket.socket, other_end: socket.socket | None, paren
     isolated.bind_to(parent)
     faulthandler.disable()  # it would tell where in the set's code; the run tells which file and what
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that trains decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and ends this one, also in the middle of native code
+    if hasattr(signal, "SIGHUP"):  # so does the end of a terminal
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and this ends this one, also in the middle of native code
     if other_end:  # a fork has it too, and while it is open nothing is heard of that process' end
         other_end.close()
     torch.set_num_threads(1)
@@ -174,6 +177,8 @@ def _serve(dataset, asked: socket.socket, other_end: socket.socket | None, paren
                 sign, value = _ANSWER, (arrays, bad)
             except Exception as error:
                 sign, value = _ERROR, (None, isolated.text_of(error, memory))
+            except KeyboardInterrupt:  # not by the keyboard, which is not heard here
+                sign, value = _STOP, (None, "")
             asked.sendall(sign)
             _send(asked, value)
 

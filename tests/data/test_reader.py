@@ -83,6 +83,10 @@ def hang() -> None:
     time.sleep(1000)
 
 
+def stop() -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("deed, reason", [
     (os.abort, r"the decoder aborted \(SIGABRT\)"), (lambda: os._exit(3), "exit code 3"), (sys.exit, "exit code"),
     (lambda: os.kill(os.getpid(), signal.SIGKILL), "SIGKILL"), (hang, "gave no answer in 2 s")])
@@ -133,6 +137,9 @@ def test_what_is_no_clips_fault_is_not_blamed_on_one(monkeypatch):
     with closing(Reader(Clips())) as one, pytest.raises(RuntimeError, match="stack expects each tensor to be equal size"):
         sides = iter((4, 5))
         one.dataset = type("Sides", (), {"__getitem__": lambda self, i: {"video": torch.zeros(next(sides))}})()
+        one.ask([0, 1], {})
+        one.answer()
+    with closing(Reader(Deed(stop))) as one, pytest.raises(KeyboardInterrupt):
         one.ask([0, 1], {})
         one.answer()
     monkeypatch.setattr(isolated, "bind_to", lambda parent: os._exit(7))

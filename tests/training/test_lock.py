@@ -120,6 +120,8 @@ def test_where_there_are_no_locks_a_warning_says_so(tmp_path, monkeypatch):
 class Looking(TinySet):
     """Notes who holds the folder that is being trained into."""
 
+    memory = range(20)  # it is read in this process
+
     def __getitem__(self, i):
         self.found.append(Lock(self.path).take())
         return super().__getitem__(i)

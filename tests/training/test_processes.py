@@ -156,6 +156,8 @@ def test_a_thread_sets_no_handlers(tmp_path):
     before, found = signal.getsignal(signal.SIGTERM), []
 
     class Watching(TinySet):
+        memory = range(20)  # it is read in this process
+
         def __getitem__(self, i):
             found.append(signal.getsignal(signal.SIGTERM))
             return super().__getitem__(i)
