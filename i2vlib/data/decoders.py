@@ -131,6 +131,7 @@ class PyAV:
 
     def _counted(self, numbers: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         for number, frame in enumerate(self.kept or self._decoded()):
+            self.size = self.size or (frame.width, frame.height)  # where it changes, FFmpeg scales to the first one
             if number in numbers:
                 yield number, frame
             if number == numbers[-1]:
@@ -159,8 +160,8 @@ class PyAV:
             yield from decode(container, container.streams[self.index.stream])
 
     def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        self.size = self.size or (frame.width, frame.height)  # where the size changes, FFmpeg scales to the first one
-        return frame.reformat(*self.size, format="rgb24").to_ndarray()
+        width, height = self.size or (frame.width, frame.height)
+        return frame.reformat(width, height, format="rgb24").to_ndarray()
 
     def close(self) -> None:
         self.kept = []

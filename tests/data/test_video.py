@@ -105,6 +105,12 @@ def test_the_index_says_why_packets_do_not_number_the_pictures(matrix, name, dou
     assert len(found.times) == (0 if doubt else numbered_videos.COUNT) and list(found.times) == sorted(found.times)
 
 
+def test_where_the_size_changes_all_frames_have_the_first_ones(matrix):
+    for case in (c for c in cases() if c.kind == "picture size changes"):
+        path = case.make(matrix)
+        assert {read_clip(path, [i]).shape for i in (0, 17, 18, 35)} == {(1, 96, 128, 3)}
+
+
 def test_pictures_are_turned_as_ffmpeg_does(tmp_path):
     picture = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     assert np.array_equal(upright("a", picture, (0, 1, -1, 0)), np.rot90(picture, -1))  # clockwise
