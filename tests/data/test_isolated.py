@@ -48,7 +48,8 @@ def fail(error: Exception) -> None:
     raise error
 
 
-def hang() -> None:
+def hang(begun: str = os.devnull) -> None:
+    Path(begun).write_text("begun")
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     while True:
         pass
@@ -125,7 +126,7 @@ from test_isolated import hang, whoami
 print("begun", flush=True)
 call = Isolated()
 print(call(whoami), flush=True)
-call(hang)
+call(hang, sys.argv[1])
 """  # no `if __name__ == "__main__"`: the script must not run twice
 
 
@@ -141,10 +142,13 @@ def alive(process: int) -> bool:
 def test_nothing_is_left_when_the_parent_ends(tmp_path, number):
     (tmp_path / "parent.py").write_text(PARENT)
     where = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
-    with subprocess.Popen([sys.executable, str(tmp_path / "parent.py")], stdout=subprocess.PIPE, text=True,
+    command = [sys.executable, str(tmp_path / "parent.py"), str(tmp_path / "hangs")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True,
                           stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": where}) as parent:
         assert parent.stdout.readline() == "begun\n"
         child = int(parent.stdout.readline())
+        while not (tmp_path / "hangs").exists():
+            time.sleep(0.05)
         assert alive(child)
         parent.send_signal(number)
         assert parent.stdout.read() == "" and parent.wait(60) != 0
