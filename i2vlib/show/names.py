@@ -19,7 +19,7 @@ def plain(words: object, most: int = 40, lines: int = 1) -> str:
     With one line, the line ends in the words are blanks. What is cut off shows as an ellipsis.
     """
     rows = str(words).splitlines()
-    rows = rows[:lines - 1] + [" ".join(rows[lines - 1:])] if rows else [""]
+    rows = rows[:lines - 1] + [" ".join(rest)] if (rest := rows[lines - 1:]) else rows
     rows = ["".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in row[:most + 1]) for row in rows]
     return "\n".join(row if len(row) <= most else row[:most - 1] + "…" for row in rows)
 

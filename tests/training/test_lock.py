@@ -40,11 +40,12 @@ def held_by_a_child(path, work) -> int:
     return child
 
 
-def test_a_lock_is_held_once_and_names_its_holder(tmp_path):
+def test_a_lock_is_held_once_and_names_its_holder(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["my_training.py", "--fast"])
     first, second = Lock(tmp_path / "a.lock"), Lock(tmp_path / "a.lock")
     assert first.take() == ""
     text = second.take()
-    assert f"(process {os.getpid()} on {socket.gethostname()}, since 20" in text and "pytest" in text
+    assert f"(process {os.getpid()} on {socket.gethostname()}, since 20" in text and "my_training.py" in text
     second.release()  # holds nothing, frees nothing
     assert second.take()
     first.release()
