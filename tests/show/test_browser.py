@@ -372,7 +372,8 @@ def lab(browser, tmp_path_factory):
     """A page of JupyterLab in which the cells of notebook 08 that make explorers have run."""
     home = tmp_path_factory.mktemp("lab")
     (home / "course").mkdir()
-    (home / "course" / "i2vlib").symlink_to(ROOT / "i2vlib")
+    for name in ("i2vlib", "notebooks"):
+        (home / "course" / name).symlink_to(ROOT / name)
     notebook = nbformat.read(NOTEBOOK, 4)
     cells = [c for c in notebook.cells if c.cell_type == "code" and any(word in c.source for word in NEEDED)
              and "solution" not in c.metadata.get("tags", [])]
