@@ -31,7 +31,7 @@ test: $(READY)
 	$(PY) -m ruff check --output-format concise .
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --nbval-lax tests $(NBVAL) \
 	  --ignore=tests/show/test_browser.py
-	HF_HUB_OFFLINE=1 $(PY) -m pytest tests/show/test_browser.py  # alone: it is timed by a real browser
+	HF_HUB_OFFLINE=1 $(PY) -m pytest tests/show/test_browser.py  # alone: the response times that it tells are clean so
 
 # The upload box of notebook 11 sends a file as one message: 512 MiB instead of the 10 MiB that Jupyter takes.
 lab: $(READY)

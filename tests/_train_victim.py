@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -160,6 +161,8 @@ def main(task: str, out: Path, number: str = "") -> None:
     if number:
         (out.parent / f"process {os.getpid()}").touch()
         strike_second(int(number))
+        if os.environ["TORCHELASTIC_RESTART_COUNT"] == "1" and os.environ["RANK"] == "0":
+            time.sleep(2)  # the other asks for the first one's address while only the dead one's is there
     if task == "shared":
         globals()["TinySet"] = Recorded if number else TinySet
         share(out, workers=1 if number else 0)

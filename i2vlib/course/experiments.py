@@ -37,6 +37,7 @@ from i2vlib.config import TrainConfig
 from i2vlib.course.pretrain import new_tower
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.mini import junk_map, mini_data
+from i2vlib.files import whole_file
 from i2vlib.measure import multiply_adds
 from i2vlib.presets import CONTEXTS, PRESETS, PROTOCOLS, protocol_for
 from i2vlib.tower.classifier import VideoClassifier, build_model
@@ -216,9 +217,8 @@ def record(row: dict, path: Path) -> None:
     with FileLock(str(path.with_name(f".{path.name}.lock"))):
         rows = wanted(load_results(path)) | {(row["preset"], row["tower"], row["seed"]): row}
         rows = sorted(rows.values(), key=lambda r: (RUNS.index((r["preset"], r["tower"])), r["seed"]))
-        part = path.with_suffix(".part")
-        part.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
-        part.replace(path)
+        with whole_file(path) as file:
+            file.write(("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n").encode())
 
 
 def measure(job: tuple[str, str, int], path: Path) -> dict | None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
 import warnings
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +22,7 @@ from i2vlib.course.experiments import strategy_rates
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.lists import ListError
 from i2vlib.data.mini import mini_data
+from i2vlib.files import whole_file
 from i2vlib.places import kept_in
 from i2vlib.presets import PRESETS, PROTOCOLS, protocol_for
 
@@ -163,9 +163,8 @@ def run_folder(out: str, name: str, changed: dict | None = None) -> Path:
 
 def write_json(path: Path, facts: dict) -> None:
     """Replace a file by these facts as JSON, whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    with whole_file(path) as file:
+        file.write((json.dumps(facts, indent=1) + "\n").encode())
 
 
 def read_metrics(out: Path, split: str) -> list[dict]:

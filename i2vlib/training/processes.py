@@ -57,6 +57,7 @@ def _join() -> Accelerator:
     missing = [name for name in RENDEZVOUS if not os.environ.get(name)]
     if source == "WORLD_SIZE" and count > 1 and missing:  # Accelerate would wait for the others, or take itself for the first
         raise ConfigError(f"WORLD_SIZE = {count}, but {', '.join(missing)} not set: {_remedy(count)}")
+    _meet_apart()
     AcceleratorState._reset_state()  # it remembers the first precision; which processes there are stays
     accelerator = Accelerator()
     if accelerator.num_processes != count and not missing and not gpus:  # without a GPU Accelerate joins only if it is told
@@ -66,6 +67,19 @@ def _join() -> Accelerator:
         raise ConfigError(f"{source} says {count} processes, but this one is number {accelerator.process_index} of "
                           f"{accelerator.num_processes}: {_remedy(count)}")
     return accelerator
+
+
+def _meet_apart() -> None:
+    """After torchrun has restarted its processes, let them meet under names of their own.
+
+    torchrun keeps one store over all restarts, with the addresses of the dead still in it under the names that the living look
+    for: a process that asks before the other has written connects to nobody.
+    """
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if restart != "0" and not torch.distributed.is_initialized():
+        store, rank, count = next(torch.distributed.rendezvous("env://"))
+        apart = torch.distributed.PrefixStore(f"restart {restart}", store)
+        torch.distributed.init_process_group(store=apart, rank=rank, world_size=count)
 
 
 def _remedy(count: int) -> str:

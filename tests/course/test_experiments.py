@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from _processes import alive
 
 from i2vlib.compression import interpolation_weights
 from i2vlib.course import experiments
@@ -142,14 +143,6 @@ def until(happens, seconds: float = 120) -> None:
     while not happens():
         assert time.monotonic() < end
         time.sleep(0.05)
-
-
-def alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from _processes import alive
 
 from i2vlib.data.isolated import Isolated, IsolatedError
 
@@ -130,18 +131,11 @@ call(hang, sys.argv[1])
 """  # no `if __name__ == "__main__"`: the script must not run twice
 
 
-def alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
-    except OSError:
-        return False
-
-
 @LINUX
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_is_left_when_the_parent_ends(tmp_path, number):
     (tmp_path / "parent.py").write_text(PARENT)
-    where = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    where = os.pathsep.join(map(str, Path(__file__).parents[:3]))  # beside this file, tests, i2vlib
     command = [sys.executable, str(tmp_path / "parent.py"), str(tmp_path / "hangs")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True,
                           stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": where}) as parent:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from _processes import alive
 
 from i2vlib.data import isolated, reader
 from i2vlib.data.reader import Died, Here, LoadingError, Reader
@@ -127,7 +128,7 @@ def test_garbage_of_this_process_stays_its_own(monkeypatch):
 @LINUX
 def test_memory_is_limited_for_each_clip(monkeypatch):
     monkeypatch.setattr(reader, "MEMORY", 64 << 20)
-    with closing(Reader(Deed(lambda: bytearray(80 << 20)))) as one:
+    with closing(Reader(Deed(lambda: bytearray(1 << 30)))) as one:  # more than may lie free in what the process has
         one.ask([0, 1, 2], {})
         rows, _, bad = one.answer()
         assert rows == [0, 2] and bad == {1: "ran out of memory (limit 0.0625 GiB)"}
@@ -179,10 +180,3 @@ def test_no_process_is_left_when_this_one_ends(tmp_path, number):
             return
         time.sleep(0.1)
     raise AssertionError("an orphan is left")
-
-
-def alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
-    except OSError:
-        return False

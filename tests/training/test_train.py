@@ -18,6 +18,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from _processes import alive
 from _train_victim import MODEL, TRAIN, TinySet, tiny_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_video import encode
@@ -121,14 +122,6 @@ def together(task: list, *options: str) -> subprocess.CompletedProcess:
            "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *options,
                            victim.__file__, *map(str, task)], env=env, capture_output=True, text=True, timeout=300)
-
-
-def alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_sigterm_in_one_of_two_stops_both_after_one_step_and_one_process_goes_on(tmp_path):
