@@ -5,13 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from _processes import alive
+from _processes import alive, wait_until
 
 from i2vlib.compression import interpolation_weights
 from i2vlib.course import experiments
@@ -138,13 +137,6 @@ def row(preset: str, tower: str, seed: int) -> dict:
     return {"preset": preset, "tower": tower, "seed": seed, "steps": PROTOCOLS["mini-motion"].train.steps}
 
 
-def until(happens, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("name, code", [("SIGINT", 1), ("SIGTERM", 143), ("SIGKILL", -9)])
 def test_a_call_that_is_stopped_keeps_what_was_measured_and_leaves_nobody_behind(tmp_path, monkeypatch, name, code):
@@ -153,7 +145,7 @@ def test_a_call_that_is_stopped_keeps_what_was_measured_and_leaves_nobody_behind
     call = subprocess.Popen([sys.executable, victim, "--out", path, "--seeds", "1", "--jobs", "1"], stderr=subprocess.PIPE,
                             text=True, env={**os.environ, "PYTHONPATH": str(Path(experiments.__file__).parents[2])})
     try:
-        until(lambda: list(tmp_path.glob(f"{second[0]} *")) or call.poll() is not None)
+        wait_until(lambda: list(tmp_path.glob(f"{second[0]} *")) or call.poll() is not None, 120)
         assert load_results(path) == [row(*first)]
         # a call beside it: neither does the run that the first is at again, nor is a row of either lost
         done = []
@@ -167,7 +159,7 @@ def test_a_call_that_is_stopped_keeps_what_was_measured_and_leaves_nobody_behind
     assert call.returncode == code and (name != "SIGINT" or "stopped: 2 runs are in" in error), error
     trained = [int(p.name.split()[-1]) for p in tmp_path.glob("*-mini-* *")]
     assert len(set(trained)) == 1
-    until(lambda: not any(map(alive, trained)), 10)
+    wait_until(lambda: not any(map(alive, trained)), 10)
     assert load_results(path) == [row(*first), row(*third)]
     assert experiments.measure(second, path) == row(*second)  # taken over
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _processes import alive
+from _processes import alive, wait_until
 
 from i2vlib.data.isolated import Isolated, IsolatedError
 
@@ -146,8 +146,4 @@ def test_nothing_is_left_when_the_parent_ends(tmp_path, number):
         assert alive(child)
         parent.send_signal(number)
         assert parent.stdout.read() == "" and parent.wait(60) != 0
-    for _ in range(100):
-        if not alive(child):
-            return
-        time.sleep(0.1)
-    raise AssertionError("an orphan is left")
+    wait_until(lambda: not alive(child), 10)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from _processes import alive
+from _processes import alive, wait_until
 
 from i2vlib.data import isolated, reader
 from i2vlib.data.reader import Died, Here, LoadingError, Reader
@@ -175,8 +175,4 @@ def test_no_process_is_left_when_this_one_ends(tmp_path, number):
         left = [int(parent.stdout.readline()) for _ in range(2)]
         parent.send_signal(number)
         assert parent.wait(60) != 0
-    for _ in range(100):
-        if not any(map(alive, left)):
-            return
-        time.sleep(0.1)
-    raise AssertionError("an orphan is left")
+    wait_until(lambda: not any(map(alive, left)), 10)

@@ -15,13 +15,13 @@ import socket
 import statistics
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import nbformat
 import pytest
 import torch
+from _processes import wait_until
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,14 +72,6 @@ def keep(target, name: str) -> None:
     if folder := os.environ.get("I2V_SCREENSHOTS"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         target.screenshot(path=Path(folder) / f"{name}.png")
-
-
-def wait_until(condition, seconds: float = 60.0):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, f"still not so after {seconds} s"
-        time.sleep(0.05)
-    return found
 
 
 # ---- pages without a kernel ----

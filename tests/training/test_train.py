@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from _processes import alive
+from _processes import alive, wait_until
 from _train_victim import MODEL, TRAIN, TinySet, tiny_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_video import encode
@@ -109,11 +108,8 @@ def test_processes_share_a_run(tmp_path):
     assert [line["loss"] for line in lines(folder / "run")] == [line["loss"] for line in lines(tmp_path / "two")]
     recorded = [int(path.name.split()[1]) for path in folder.glob("process *")]
     assert len(recorded) >= 8  # two that train and two that decode, twice; those that decode for testing
-    for _ in range(150):  # what a killed process had decoding for it looks every 5 seconds whether it is still there
-        if not any(map(alive, recorded)):
-            break
-        time.sleep(0.1)
-    assert not any(map(alive, recorded))
+    # what a killed process had decoding for it looks every 5 seconds whether it is still there
+    wait_until(lambda: not any(map(alive, recorded)), 15)
 
 
 def together(task: list, *options: str) -> subprocess.CompletedProcess:
