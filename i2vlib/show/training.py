@@ -41,7 +41,7 @@ def curves(out: str | Path, *, chance: float | None = None) -> Figure:
         right.plot(*zip(*scored, strict=True), "o-", color="C2", ms=4, label="top-1")
         right.plot(*best, "*", color="C3", ms=13, label=f"kept: step {best[0]}, {best[1]:.3f}")
         right.set(title="Validation clips", xlabel="optimiser step", ylabel="share", ylim=(0, 1.08))
-        right.legend(fontsize=7)
+        right.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.28))  # below: the curves cross the whole picture
     else:
         right.plot(steps, rates, color="C1")
         right.set(title="Warm-up, then cosine", xlabel="optimiser step", ylabel="learning rate", ylim=(0, None))
