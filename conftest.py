@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import matplotlib
 import pytest
@@ -10,6 +11,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network; a slip fails in seconds
 os.environ.setdefault("I2V_CLAIMS", "strict")  # nobody looks at a row that only turns amber
 matplotlib.use("Agg")  # in this process only: notebook kernels keep their inline figures
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a script starts with &: the tests that press Ctrl-C would fail
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _failed: dict[str, str] = {}  # notebook -> its first cell that failed
 
