@@ -24,11 +24,12 @@ DROPPING = ("tome", "sta")  # fewer tokens a frame: the grid of patches is lost
 
 CLIP_MEAN = (122.769 / 255, 116.74 / 255, 104.04 / 255)
 CLIP_STD = (68.493 / 255, 66.63 / 255, 70.321 / 255)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class TowerConfig(Config):
-    """The image transformer: the shapes of an open_clip VisionTransformer."""
+    """The image transformer: the shapes of an open_clip VisionTransformer, and what plain ViTs of other origins lack or add."""
 
     image_size: int = 224
     patch_size: int = 16
@@ -38,6 +39,11 @@ class TowerConfig(Config):
     mlp_ratio: float = 4.0
     output_dim: int = 512  # columns of `proj`, into the space shared with text; 0: the tower has no proj
     quick_gelu: bool | None = None  # None: the weights' origin decides (OpenAI's CLIP needs True)
+    ln_pre: bool = True  # a LayerNorm before the first block, as in CLIP; DINO, DeiT, MAE and ImageNet's ViTs have none
+    norm_eps: float = 1e-5  # of every LayerNorm; 1e-6 in most towers that are not CLIP's
+    registers: int = 0  # tokens without a patch beside the class token: registers (DINOv2), the distillation token (DeiT)
+    mean: tuple[float, float, float] = CLIP_MEAN  # what the tower's pictures were normalised with: ClipConfig has to agree
+    std: tuple[float, float, float] = CLIP_STD
 
     def check(self) -> None:
         for name in ("image_size", "patch_size", "width", "layers", "heads"):
@@ -46,6 +52,9 @@ class TowerConfig(Config):
         self.need(self.image_size % self.patch_size == 0, "image_size", f"a multiple of patch_size {self.patch_size}")
         self.need(self.width % self.heads == 0, "width", f"a multiple of heads {self.heads}")
         self.need(self.mlp_ratio > 0, "mlp_ratio", "more than 0")
+        self.need(self.norm_eps > 0, "norm_eps", "more than 0")
+        self.need(self.registers >= 0, "registers", "0 or more")
+        self.need(min(self.std) > 0, "std", "three numbers above 0")
 
     @property
     def grid(self) -> int:
@@ -54,8 +63,8 @@ class TowerConfig(Config):
 
     @property
     def tokens(self) -> int:
-        """N: the class token and the patches of one frame."""
-        return self.grid**2 + 1
+        """N: the class token, the patches of one frame, then the registers."""
+        return 1 + self.grid**2 + self.registers
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,9 @@ class TemporalConfig(Config):
     # STDHA (ZeroI2V eq. 7-9): one frame offset a head, 0 = spatial; () = all spatial. Behind a site of compression, where fewer
     # frames are left, a head whose offset reaches beyond them reads its own frame.
     offsets: tuple[int, ...] = ()
-    embedding: bool = False  # learn what tells the frames' places apart: (1,T,D), zero at the start, added before ln_pre
+    # learn what tells the frames' places apart: (1,T,D), zero at the start, added before ln_pre; with ModelConfig.upper, before
+    # the first block that is adapted
+    embedding: bool = False
     local: bool = False  # UniFormerV2's local modules, before attention and before MLP of every block
     global_blocks: int = 0  # UniFormerV2's global modules, one behind each of so many last blocks
 
@@ -138,10 +149,14 @@ class ModelConfig(Config):
     classes: int = 0  # 0: no head, the model returns the mean of the frames' features
     head_dropout: float = 0.5
     compression: CompressionConfig = field(default_factory=CompressionConfig)
+    # so many last blocks are adapted, read other frames and have sites of compression; those below stay the image model's,
+    # frozen, so that their output may be kept (i2vlib.training.features). 0: all blocks
+    upper: int = 0
 
     def check(self) -> None:
         self.need(self.frames >= 1, "frames", "1 or more")
         self.need(self.classes >= 0, "classes", "0 (no head) or more")
+        self.need(0 <= self.upper <= self.tower.layers, "upper", f"0 (all) to the tower's {self.tower.layers} blocks")
         self.need(0 <= self.head_dropout < 1, "head_dropout", "from 0 to below 1")
         offsets, heads = self.temporal.offsets, self.tower.heads
         if offsets and len(offsets) != heads:
@@ -150,9 +165,10 @@ class ModelConfig(Config):
             if abs(offset) >= self.frames:
                 raise ConfigError(f"ModelConfig.temporal.offsets[{i}] = {offset}: with {self.frames} frames allowed is "
                                   f"{1 - self.frames} to {self.frames - 1}; beyond that the head reads no other frame")
-        if self.temporal.global_blocks > self.tower.layers:
+        adapted = self.tower.layers - self.lower
+        if self.temporal.global_blocks > adapted:
             raise ConfigError(f"ModelConfig.temporal.global_blocks = {self.temporal.global_blocks}: allowed is up to the "
-                              f"tower's {self.tower.layers} blocks")
+                              f"{adapted} blocks that are adapted")
         self._check_compression()
 
     def _check_compression(self) -> None:
@@ -160,16 +176,27 @@ class ModelConfig(Config):
         for site in compression.after:
             if site > self.tower.layers:
                 raise ConfigError(f"ModelConfig.compression.after has {site}: the tower has {self.tower.layers} blocks")
+            if site <= self.lower:
+                raise ConfigError(f"ModelConfig.compression.after has {site}: allowed is more than {self.lower}, the blocks that "
+                                  f"stay as they are with upper = {self.upper}")
             if compression.kind in HALVING:
                 if frames % 2:
                     raise ConfigError(f"ModelConfig.compression.after: {frames} frame(s) arrive after block {site}: allowed is "
                                       f"an even number, so frames a multiple of {2 ** len(compression.after)}")
                 frames //= 2
+        if compression.kind in DROPPING and self.tower.registers:
+            raise ConfigError(f"ModelConfig.compression.kind = {compression.kind!r} with {self.tower.registers} register(s): it "
+                              "would merge or drop them as if they were patches")
         if compression.kind in DROPPING and self.temporal.local:
             raise ConfigError(f"ModelConfig.temporal.local with compression {compression.kind!r}: the local modules read one "
                               "place in neighbouring frames, and its tokens no longer have one place")
         if self.tokens_at(self.tower.layers) < 2:
             raise ConfigError(f"ModelConfig.compression.remove = {compression.remove}: {self.tower.tokens} tokens do not last")
+
+    @property
+    def lower(self) -> int:
+        """The first blocks that nothing is added to."""
+        return self.tower.layers - self.upper if self.upper else 0
 
     def frames_at(self, block: int) -> int:
         """T where so many blocks have run, behind a site that may be there."""
@@ -181,7 +208,7 @@ class ModelConfig(Config):
         tokens, compression = self.tower.tokens, self.compression
         for site in compression.after if compression.kind == "sta" else ():
             tokens -= compression.remove if site <= block else 0
-        for _ in range(block if compression.kind == "tome" else 0):
+        for _ in range(max(0, block - self.lower) if compression.kind == "tome" else 0):
             tokens -= min(compression.remove, (tokens - 1) // 2)  # ToMe merges half of the tokens at most
         return tokens
 

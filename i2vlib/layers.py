@@ -34,12 +34,13 @@ def check_whole_clips(x: Tensor, frames: int) -> None:
 
 
 def patch_grid(x: Tensor, grid: tuple[int, int] | None) -> Tensor:
-    """The patch tokens of x (B, T, N, D) on their grid, a view (B, D, T, H, W). Raises ValueError where H·W is not N-1."""
-    if grid is None or grid[0] * grid[1] != x.shape[2] - 1:
+    """The patch tokens of x (B, T, N, D) on their grid, a view (B, D, T, H, W): those behind the class token and before the
+    registers, if any. Raises ValueError where there are fewer than H·W."""
+    if grid is None or grid[0] * grid[1] > x.shape[2] - 1:
         raise ValueError(f"grid {grid} for {x.shape[2]} tokens a frame, the class token among them: allowed is (H, W) with "
-                         f"H·W = {x.shape[2] - 1}")
+                         f"H·W = {x.shape[2] - 1}, or less where registers stand behind the patches")
     # channels lie innermost, as PyTorch's channels-last convolution wants them: 4 times as fast as on a contiguous copy
-    return x[:, :, 1:].unflatten(2, tuple(grid)).permute(0, 4, 1, 2, 3)
+    return x[:, :, 1:1 + grid[0] * grid[1]].unflatten(2, tuple(grid)).permute(0, 4, 1, 2, 3)
 
 
 def wide(x: Tensor) -> Tensor:

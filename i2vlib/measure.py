@@ -64,17 +64,19 @@ def multiply_adds(config: ModelConfig, everywhere: bool = False) -> int:
     for block in range(1, tower.layers + 1):
         T, N = config.frames_at(block - 1), config.tokens_at(block - 1)
         left = config.tokens_at(block) if compression.kind == "tome" else N  # ToMe merges in front of the MLP
-        behind_merge = sum(place.startswith("mlp") for place in adaptation.places)
-        adapters = 2 * D * bottleneck * ((len(adaptation.places) - behind_merge) * N + behind_merge * left)
+        places = adaptation.places if block > config.lower else ()
+        behind_merge = sum(place.startswith("mlp") for place in places)
+        adapters = 2 * D * bottleneck * ((len(places) - behind_merge) * N + behind_merge * left)
         total += T * (4 * N * D * D + 2 * N * N * D + 2 * left * D * hidden + adapters)
-        if compression.kind == "tome":
+        if compression.kind == "tome" and block > config.lower:
             total += T * tome_multiply_adds(N, compression.remove, D // tower.heads)
-        if temporal.local:
+        if temporal.local and block > config.lower:
             total += 2 * local_multiply_adds(T, N - 1, D)
         if block in compression.after:
             total += site_multiply_adds(config, T, N, everywhere)
         if block > tower.layers - temporal.global_blocks:
-            total += global_multiply_adds(config.frames_at(block), config.tokens_at(block), D, compression.kind not in DROPPING)
+            total += global_multiply_adds(config.frames_at(block), config.tokens_at(block), D, compression.kind not in DROPPING,
+                                          tower.registers)
     return total
 
 
@@ -93,7 +95,7 @@ def site_multiply_adds(config: ModelConfig, frames: int, tokens: int, everywhere
     on = {level: cells[level] for level in compression.levels}
     total = sum(C * C * (1 if level == "global" else 2) * n for level, n in on.items())  # f, or the global level's last layer
     if "cube" in on:
-        total += 27 * C * frames * (tokens - 1)
+        total += 27 * C * frames * config.tower.grid**2
     if "global" in on:
         lengths = [frames, max(1, frames // 2), max(1, max(1, frames // 2) // 2)]  # behind each pooling
         total += 3 * C * sum(lengths)

@@ -39,6 +39,6 @@ def test_refuses_what_does_not_fit():
     for wrong in (torch.zeros(6, 7), torch.zeros(6, 0, 2)):
         with pytest.raises(ValueError, match=r"allowed is \(B·T, N, D\)"):
             as_clips(wrong, 3)
-    for grid in (None, (2, 2)):
+    for grid in (None, (2, 4)):
         with pytest.raises(ValueError, match=r"for 7 tokens a frame, .* H·W = 6"):
             patch_grid(as_clips(x, 3), grid)

@@ -83,7 +83,8 @@ class WeightNetwork(nn.Module):
 
     fusion: "sep" as above; "add": the sum of all; "cat": all side by side. head: "softmax" over the pair; "sigmoid" of each
     logit, so that the two need not sum to 1; "attention": logit_k = a · (h ⊙ LN(x_k)), with a learned vector a and h the hidden
-    layer [how the two meet is our choice]. The last layer starts at zero: every weight is 1/2. c of the class token is 0 [ours].
+    layer [how the two meet is our choice]. The last layer starts at zero: every weight is 1/2. c of the class token and of
+    registers is 0 [ours].
     """
 
     def __init__(self, width: int, grid: tuple[int, int], levels: Sequence[str] = LEVELS, fusion: str = "sep",
@@ -102,9 +103,9 @@ class WeightNetwork(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2] != 1 + self.grid[0] * self.grid[1]:
+        if x.shape[2] < 1 + self.grid[0] * self.grid[1]:
             raise ValueError(f"{x.shape[2]} tokens a frame: allowed is 1 + {self.grid[0]}·{self.grid[1]}, a class token and the "
-                             "grid")
+                             "grid, and registers behind them")
         logits = self.logits(x)  # (B,P,2,N)
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()  # in half precision the weights of a pair would sum to 1 only to some thousandths
@@ -141,8 +142,9 @@ class WeightNetwork(nn.Module):
         return token + ([sum(context)] if context else [])
 
     def neighbourhood(self, x: Tensor) -> Tensor:
-        """c: the patch grid through the depth-wise convolution over (T,H,W); zero for the class token. (B,T,N,C)."""
-        return F.pad(self.cube_conv(patch_grid(x, self.grid)).permute(0, 2, 3, 4, 1).flatten(2, 3), (0, 0, 1, 0))
+        """c: the patch grid through the depth-wise convolution over (T,H,W); zero for class token and registers. (B,T,N,C)."""
+        cubes = self.cube_conv(patch_grid(x, self.grid)).permute(0, 2, 3, 4, 1).flatten(2, 3)
+        return F.pad(cubes, (0, 0, 1, x.shape[2] - 1 - cubes.shape[2]))
 
 
 class PairFeature(nn.Module):

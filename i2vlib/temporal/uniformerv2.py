@@ -73,7 +73,8 @@ class GlobalModule(nn.Module):
                              f"({clips}, 1, {x.shape[-1]})")
         if self.position is not None:
             places = self.position(patch_grid(as_clips(x, frames), grid)).permute(0, 2, 3, 4, 1)  # (B, T, H, W, D)
-            x = torch.cat([x[:, :1], x[:, 1:] + places.reshape(x.shape[0], -1, x.shape[-1])], dim=1)
+            last = x.shape[1] - 1 - places.shape[2] * places.shape[3]  # registers have no place
+            x = x + F.pad(places.reshape(x.shape[0], -1, x.shape[-1]), (0, 0, 1, last))
         tokens = self.ln_tokens(x).view(clips, -1, x.shape[-1])  # (B, T·N, D)
         read = cross_attention(self.ln_query(query), tokens, self.in_proj_weight, self.in_proj_bias, self.heads)
         query = query + self.out_proj(read)
@@ -134,10 +135,10 @@ def local_multiply_adds(frames: int, patches: int, width: int) -> int:
     return frames * patches * (2 * width * hidden + 3 * hidden)
 
 
-def global_multiply_adds(frames: int, tokens: int, width: int, position: bool = True) -> int:
-    """Multiply-adds of one GlobalModule on one clip; N counts the class token; norms and activations count 0.
+def global_multiply_adds(frames: int, tokens: int, width: int, position: bool = True, registers: int = 0) -> int:
+    """Multiply-adds of one GlobalModule on one clip; N counts class token and registers; norms and activations count 0.
 
-    10D² for the query (q, output projection, MLP) + T·N·(2D² + 2D) for keys, values and both products + 27·D·T·(N-1) for p.
+    10D² for the query (q, output projection, MLP) + T·N·(2D² + 2D) for keys, values and both products + 27·D·T·P for p.
     """
-    places = 27 * width * frames * (tokens - 1) if position else 0
+    places = 27 * width * frames * (tokens - 1 - registers) if position else 0
     return 10 * width**2 + frames * tokens * (2 * width**2 + 2 * width) + places

@@ -2,7 +2,8 @@
 
 The image part has the key names and shapes of open_clip's visual tower, so that CLIP's weights load without a table of
 names and a merged model loads back into an unmodified open_clip tower. What a model adds lives under keys of its own:
-`temporal_embedding`, `adapters`, `temporal` and `compression` (ADDED).
+`temporal_embedding`, `adapters`, `temporal` and `compression` (ADDED). Plain ViTs of other origins are brought to the same
+form (i2vlib.tower.families): what they lack, such as ln_pre, is left out; registers lie under a key that open_clip does not have.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from i2vlib.adaptation.linear import ADAPTERS
 from i2vlib.compression.pooling import make_site
 from i2vlib.compression.tokens import Merging
 from i2vlib.config import DROPPING, HALVING, ModelConfig
-from i2vlib.layers import QuickGELU
+from i2vlib.layers import QuickGELU, as_clips
 from i2vlib.temporal.heads import relocate_heads, shift_heads
 from i2vlib.temporal.uniformerv2 import GlobalBranch, LocalModule
 
@@ -90,9 +91,9 @@ class Block(nn.Module):
         super().__init__()
         tower, adaptation = config.tower, config.adaptation
         width, hidden = tower.width, int(tower.width * tower.mlp_ratio)
-        self.ln_1 = nn.LayerNorm(width)
+        self.ln_1 = nn.LayerNorm(width, tower.norm_eps)
         self.attn = Attention(width, tower.heads, config.temporal.offsets)
-        self.ln_2 = nn.LayerNorm(width)
+        self.ln_2 = nn.LayerNorm(width, tower.norm_eps)
         self.mlp = nn.Sequential(OrderedDict(
             c_fc=nn.Linear(width, hidden), gelu=QuickGELU() if tower.quick_gelu else nn.GELU(),
             c_proj=nn.Linear(hidden, width)))
@@ -120,18 +121,20 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config, tower, count = config, config.tower, config.temporal.global_blocks
-        self.resblocks = nn.ModuleList(Block(config) for _ in range(tower.layers))
+        plain = ModelConfig(tower, frames=config.frames)  # the blocks below the first that is adapted
+        self.resblocks = nn.ModuleList(Block(config if i >= config.lower else plain) for i in range(tower.layers))
         self.compression = nn.ModuleDict({str(block): make_site(config, block) for block in config.compression.after})
         has_grid = config.compression.kind not in DROPPING
         self.temporal = GlobalBranch(tower.width, tower.heads, count, position=has_grid) if count else None
 
     def forward(self, x: Tensor, frames: int) -> tuple[Tensor, int, Tensor | None]:
-        """(B·T,N,D) -> tokens (B·T',N',D), T' and what the global branch has read, (B,1,D)."""
+        """(B·T,N,D), the input of the first block that is adapted, -> tokens (B·T',N',D), T' and what the global branch has
+        read, (B,1,D)."""
         compression, grid = self.config.compression, (self.config.tower.grid,) * 2
         merging = Merging(x, compression.remove) if compression.kind == "tome" and compression.remove else None
         query = self.temporal.start(x.shape[0] // frames) if self.temporal else None
         first = len(self.resblocks) - self.config.temporal.global_blocks
-        for i, block in enumerate(self.resblocks):
+        for i, block in enumerate(self.resblocks[self.config.lower:], self.config.lower):
             x = block(x, frames, merging)
             if str(i + 1) in self.compression:
                 x = self.compression[str(i + 1)](x, frames)
@@ -144,8 +147,9 @@ class Transformer(nn.Module):
 class VideoViT(nn.Module):
     """A CLIP image tower on video: (B,T,3,H,W) float -> (B,T',D), ln_post of each frame's class token.
 
-    T' = T, or fewer after compression. Where nothing is added it is the image tower, frame by frame. Weights are random until
-    i2vlib.tower.weights loads some. Raises ValueError for a clip of the wrong shape.
+    T' = T, or fewer after compression. Where nothing is added it is the image tower, frame by frame. In place of a video each
+    method takes what `lower` made of it, (B,T,N,D), which never changes while the upper blocks are trained. Weights are random
+    until i2vlib.tower.weights loads some. Raises ValueError for a clip of the wrong shape.
     """
 
     def __init__(self, config: ModelConfig):
@@ -154,10 +158,12 @@ class VideoViT(nn.Module):
         scale = tower.width**-0.5
         self.conv1 = nn.Conv2d(3, tower.width, tower.patch_size, tower.patch_size, bias=False)
         self.class_embedding = nn.Parameter(scale * torch.randn(tower.width))
-        self.positional_embedding = nn.Parameter(scale * torch.randn(tower.tokens, tower.width))
-        self.ln_pre = nn.LayerNorm(tower.width)
+        self.positional_embedding = nn.Parameter(scale * torch.randn(1 + tower.grid**2, tower.width))
+        if tower.registers:
+            self.registers = nn.Parameter(scale * torch.randn(tower.registers, tower.width))
+        self.ln_pre = nn.LayerNorm(tower.width, tower.norm_eps) if tower.ln_pre else nn.Identity()
         self.transformer = Transformer(config)
-        self.ln_post = nn.LayerNorm(tower.width)
+        self.ln_post = nn.LayerNorm(tower.width, tower.norm_eps)
         if tower.output_dim:
             self.proj = nn.Parameter(scale * torch.randn(tower.width, tower.output_dim))
         if config.temporal.embedding:
@@ -169,7 +175,7 @@ class VideoViT(nn.Module):
     def clip_feature(self, video: Tensor) -> Tensor:
         """(B,T,3,H,W) -> (B,D): the mean over frames of ln_post of the class tokens; with a global branch ln_post of the blend
         of what it read with the mean class token (UniFormerV2)."""
-        x, frames, query = self.transformer(self.embed(video), video.shape[1])
+        x, frames, query = self.transformer(self.start(video), video.shape[1])
         class_tokens = x[:, 0].unflatten(0, (-1, frames))  # (B,T',D)
         if query is None:
             return self.ln_post(class_tokens).mean(1)
@@ -177,19 +183,41 @@ class VideoViT(nn.Module):
 
     def tokens(self, video: Tensor) -> Tensor:
         """All tokens after the last block (B,T',N',D), before ln_post."""
-        x, frames, _ = self.transformer(self.embed(video), video.shape[1])
+        x, frames, _ = self.transformer(self.start(video), video.shape[1])
         return x.unflatten(0, (-1, frames))
 
-    def embed(self, video: Tensor) -> Tensor:
-        """The input of the first block (B·T, N, D): patches, class token, positions, frame places, ln_pre."""
+    def lower(self, video: Tensor) -> Tensor:
+        """(B,T,3,H,W) -> tokens (B,T,N,D) before the first block that is adapted: the image model's, frame by frame."""
         self.check(video)
-        x = self.conv1(video.flatten(0, 1)).flatten(2).transpose(1, 2)  # (B·T, N-1, D)
-        x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)  # (B·T, N, D)
+        if not self.config.upper:
+            raise ValueError("all blocks of this model are adapted: ModelConfig.upper says how many last ones are")
+        x = self.embed(video)
+        for block in self.transformer.resblocks[:self.config.lower]:
+            x = block(x, video.shape[1])
+        return x.unflatten(0, (-1, video.shape[1]))
+
+    def start(self, video: Tensor) -> Tensor:
+        """The input (B·T, N, D) of the first block that is adapted; `video` may be what `lower` gave."""
+        if not self.config.upper:
+            return self.embed(video)
+        x = self.lower(video) if video.ndim == 5 else self.check_lower(video)
+        return self.with_places(x.flatten(0, 1), x.shape[1])
+
+    def embed(self, video: Tensor) -> Tensor:
+        """The input of the first block (B·T, N, D): patches, class token, positions, registers, frame places, ln_pre."""
+        self.check(video)
+        x = self.conv1(video.flatten(0, 1)).flatten(2).transpose(1, 2)  # (B·T, P, D)
+        x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)  # (B·T, 1+P, D)
         x = x + self.positional_embedding.to(x.dtype)
-        if self.config.temporal.embedding:
-            place = self.temporal_embedding.to(x.dtype).expand(video.shape[0], -1, -1)  # (B, T, D)
-            x = x + place.flatten(0, 1).unsqueeze(1)
-        return self.ln_pre(x)
+        if self.config.tower.registers:
+            x = torch.cat([x, self.registers.to(x.dtype).expand(x.shape[0], -1, -1)], dim=1)  # (B·T, N, D)
+        return self.ln_pre(x if self.config.upper else self.with_places(x, video.shape[1]))
+
+    def with_places(self, x: Tensor, frames: int) -> Tensor:
+        """x (B·T, N, D) with each frame's temporal embedding added, if the model has any."""
+        if not self.config.temporal.embedding:
+            return x
+        return (as_clips(x, frames) + self.temporal_embedding.to(x.dtype)[0, :, None]).flatten(0, 1)
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Images (B,3,H,W) -> (B, output_dim) in the space shared with text, not normalised: CLIP's own image feature."""
@@ -203,10 +231,21 @@ class VideoViT(nn.Module):
         """
         return {k: v for k, v in self.state_dict().items() if not ADDED & set(k.split("."))}
 
+    def check_lower(self, tokens: Tensor) -> Tensor:
+        tower = self.config.tower
+        if tokens.ndim != 4 or tokens.shape[2:] != (tower.tokens, tower.width):
+            raise ValueError(f"tokens {tuple(tokens.shape)}: allowed is (B, T, {tower.tokens}, {tower.width}), as lower() gives "
+                             "them, or a video")
+        self.check_frames(tokens)
+        return tokens
+
     def check(self, video: Tensor) -> None:
         size = self.config.tower.image_size
         if video.ndim != 5 or video.shape[2] != 3 or video.shape[3:] != (size, size):
             raise ValueError(f"video {tuple(video.shape)}: allowed is (B, T, 3, {size}, {size})")
+        self.check_frames(video)
+
+    def check_frames(self, video: Tensor) -> None:
         fixed = self.config.temporal.embedding or self.config.compression.kind in HALVING
         if fixed and video.shape[1] != self.config.frames:
             raise ValueError(f"video of {video.shape[1]} frames: this model has "

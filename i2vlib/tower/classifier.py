@@ -14,7 +14,7 @@ from i2vlib.config import AdaptationConfig, ModelConfig
 from i2vlib.tower.backbone import VideoViT
 from i2vlib.tower.names import Shaped, check_fit
 from i2vlib.tower.weights import WeightsError, load_image_weights, resolve_activation
-from i2vlib.tower.wrappers import keep_names_plain, unwrapped
+from i2vlib.tower.wrappers import keep_names_plain, plain_name, unwrapped
 
 LIMIT_GIB = 32.0  # what a file may ask for unless its reader allows more; ViT-L takes 1.2
 
@@ -86,15 +86,25 @@ def freeze(model: VideoClassifier) -> VideoClassifier:
     """Let gradients reach only what the adaptation trains; returns the model.
 
     frozen: the head. linear, gelu: adapters, temporal embedding, ln_post, head. full: everything that has a use (`proj` leads
-    to the space shared with text and has none here). What compression and modules over time add trains with each of them
-    (in training mode UniFormerV2's local modules also keep running statistics, whatever trains).
+    to the space shared with text and has none here) and that ModelConfig.upper does not leave out. What compression and modules
+    over time add trains with each of them (in training mode UniFormerV2's local modules also keep running statistics, whatever
+    trains).
     """
     kind = model.config.adaptation.kind
     trained = {"head", "compression", "temporal"} | ({"adapters", "temporal_embedding", "ln_post"} if kind in ADAPTERS else set())
     for name, parameter in model.named_parameters():
         parts = set(name.split("."))
-        parameter.requires_grad_(name != "backbone.proj" if kind == "full" else bool(parts & trained))
+        parameter.requires_grad_(bool(parts & trained) or kind == "full" and not _left_out(plain_name(name), model.config))
     return model
+
+
+def _left_out(name: str, config: ModelConfig) -> bool:
+    """Whether fine-tuning leaves a parameter as it is: without a use, or below the first block that is adapted."""
+    parts = name.split(".")
+    if "resblocks" in parts:
+        return int(parts[parts.index("resblocks") + 1]) < config.lower
+    embeds = parts[1:2] and parts[1] in ("conv1", "class_embedding", "positional_embedding", "registers", "ln_pre")
+    return name == "backbone.proj" or bool(config.lower and embeds)
 
 
 def merge(model: VideoClassifier) -> VideoClassifier:
@@ -126,7 +136,9 @@ def open_clip_state(model: VideoClassifier) -> dict[str, Tensor]:
     config, temporal = model.config, model.config.temporal
     lost = {"adapters (merge first)": config.adaptation.places, "relocated heads": any(temporal.offsets),
             "the temporal embedding": temporal.embedding, "UniFormerV2's modules": temporal.local or temporal.global_blocks,
-            f"compression {config.compression.kind!r}": config.compression.kind != "none"}
+            f"compression {config.compression.kind!r}": config.compression.kind != "none", "registers": config.tower.registers,
+            "that this tower has no ln_pre (timm_state gives timm's form)": not config.tower.ln_pre,
+            f"norm_eps {config.tower.norm_eps:g}": config.tower.norm_eps != 1e-5}
     if any(lost.values()):
         raise ValueError(f"open_clip's tower would leave out {', '.join(name for name, there in lost.items() if there)}, and "
                          "compute something else: README, \"Serving with open_clip\", shows what to add to it")
