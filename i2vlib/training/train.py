@@ -31,6 +31,7 @@ from i2vlib.data.survival import load
 from i2vlib.tower.checkpoints import save_checkpoint
 from i2vlib.training import runs
 from i2vlib.training.evaluate import evaluate
+from i2vlib.training.features import check_features
 from i2vlib.training.mixing import mix_clips
 from i2vlib.training.runs import TrainingError
 from i2vlib.training.state import SavedRun
@@ -61,6 +62,7 @@ def train(model: nn.Module, train_set, config: TrainConfig, out: str | Path, *, 
     can be started to read clips, or no clip shows what an item looks like).
     """
     out = Path(out)
+    check_features(model, train_set, config)
     loading.check_labels(train_set, model.config.classes)
     if val_set is not None:
         loading.check_labels(val_set, model.config.classes)
