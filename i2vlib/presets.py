@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 
 from i2vlib.config import (
     FOUR_ADAPTERS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     SIX_ADAPTERS,
     AdaptationConfig,
     ClipConfig,
@@ -28,6 +30,9 @@ TOWERS = {
     "ViT-L-14": TowerConfig(224, 14, 1024, 24, 16, 4.0, 768),
     "ViT-L-14-336": TowerConfig(336, 14, 1024, 24, 16, 4.0, 768),
     "mini": TowerConfig(48, 6, 64, 4, 8, 4.0, 64),  # shipped with its weights: 8x8 patches, 0.2M parameters
+    # real pre-training on photographs, fetched by `python -m i2vlib.fetch saliency-vit-s14`; made for 518 px, here 8x8 patches
+    "saliency-vit-s14": TowerConfig(112, 14, 384, 12, 6, 4.0, 0, False, ln_pre=False, norm_eps=1e-6, mean=IMAGENET_MEAN,
+                                    std=IMAGENET_STD),
 }
 CLASSES = {"k400": 400, "ssv2": 174, "ucf101": 101, "hmdb51": 51, "diving48": 48,
            "mini-motion": 6, "mini-blink": 4, "mini-appearance": 32, "mini-corrupted": 32}
@@ -36,6 +41,14 @@ SSV2_FLIPS = ((86, 87), (93, 94), (166, 167))  # "left to right" against "right 
 B = {3: stdha_offsets(12, 3), 4: stdha_offsets(12, 4), 5: stdha_offsets(12, 5), 6: stdha_offsets(12, 6)}
 L = {3: stdha_offsets(16, 3, 2), 4: stdha_offsets(16, 4, 2), 5: (-1, -1, 1, 1, -2, 2) + (0,) * 10,
      6: (-1, -1, 1, 1, -2, 2, -3) + (0,) * 9}
+
+
+def tower_at(name: str, image_size: int) -> TowerConfig:
+    """The tower of that name for square pictures of image_size pixels: its weights load with resize_positions=True.
+
+    Raises KeyError for an unknown name, ConfigError for a size that is no multiple of its patches.
+    """
+    return replace(TOWERS[name], image_size=image_size)
 
 
 @dataclass(frozen=True)

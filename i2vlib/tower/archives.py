@@ -6,6 +6,7 @@ other name it holds, be it a class of mmengine that is not installed or os.syste
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import zipfile
@@ -67,6 +68,16 @@ def flat_tensors(held: object, source: str) -> dict[str, Tensor]:
             seen.add(id(value))
             todo += [(f"{name}.{key}" if name else str(key), inner) for key, inner in reversed(list(value.items()))]
     return found
+
+
+def hash_tensors(state: Mapping[str, Tensor], start: bytes = b"") -> str:
+    """SHA-256 of `start` and of every tensor's name, dtype, shape and bytes: 0.2 s for ViT-B where the processor has
+    instructions for it."""
+    digest = hashlib.sha256(start)
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 class Inert(dict):

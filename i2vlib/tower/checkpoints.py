@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +9,11 @@ from types import SimpleNamespace
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from i2vlib.config import ClipConfig, ModelConfig
 from i2vlib.files import whole_file
-from i2vlib.tower.archives import WeightsError, read_tensors
+from i2vlib.tower.archives import WeightsError, hash_tensors, read_tensors
 from i2vlib.tower.classifier import LIMIT_GIB, VideoClassifier, build_fitting, freeze
 from i2vlib.tower.names import check_finite, check_sound, remedy
 from i2vlib.tower.wrappers import unwrapped
@@ -74,13 +72,8 @@ def checkpoint_info(path: str | Path) -> dict:
 
 
 def content_hash(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """SHA-256 of every tensor's name, dtype, shape and bytes, and of what the metadata tell: 0.2 s for ViT-B where the
-    processor has instructions for it."""
-    digest = hashlib.sha256(json.dumps([metadata.get(name) for name in TOLD]).encode())
-    for name, value in sorted(state.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    """SHA-256 of every tensor's name, dtype, shape and bytes, and of what the metadata tell."""
+    return hash_tensors(state, json.dumps([metadata.get(name) for name in TOLD]).encode())
 
 
 def _header(path: Path) -> tuple[dict[str, str], dict[str, SimpleNamespace]]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import open_clip
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from i2vlib.config import CLIP_MEAN, ModelConfig, TowerConfig
 from i2vlib.tower.archives import WeightsError, read_tensors
 from i2vlib.tower.backbone import VideoViT
+from i2vlib.tower.fetched import FETCHED, find_fetched, told
 from i2vlib.tower.names import check_fit, check_sound, remedy, tower_part
+from i2vlib.tower.positions import resize_grid
 
 MINI_TOWER = Path(__file__).resolve().parents[1] / "assets" / "mini_tower.safetensors"
 TOWER_KEYS = {"image_size", "patch_size", "layers", "width", "head_width", "mlp_ratio"}  # a plain open_clip vision_cfg
@@ -23,16 +24,17 @@ TOWER_KEYS = {"image_size", "patch_size", "layers", "width", "head_width", "mlp_
 def load_image_weights(backbone: VideoViT, weights: str | Path, *, resize_positions: bool = False) -> None:
     """Copy image weights into the tower; every key and shape is accounted for before anything is copied.
 
-    weights: "mini" (shipped), an open_clip tag that exists for this tower's shape ("openai", "laion2b_s34b_b88k"; downloads),
-    or a file: safetensors, torch.save or OpenAI's TorchScript archive, in which one image tower lies under whatever prefix and
-    in whatever dicts, with open_clip's names or transformers'. resize_positions: interpolate position embeddings of another
-    grid (bicubic, as open_clip does). Raises WeightsError.
+    weights: "mini" (shipped), a name of FETCHED (`python -m i2vlib.fetch` brings it), an open_clip tag that exists for this
+    tower's shape ("openai", "laion2b_s34b_b88k"; downloads), or a file: safetensors, torch.save or OpenAI's TorchScript archive,
+    in which one image tower lies under whatever prefix and in whatever dicts, with open_clip's names or transformers'.
+    resize_positions: interpolate position embeddings of another grid (bicubic, as open_clip does; FETCHED without antialiasing,
+    as they were trained). Raises WeightsError.
     """
     tower = backbone.config.tower
     _check_activation(weights, activation_of(tower, weights), bool(tower.quick_gelu))
     state = tower_part(read_tensors(find_weights(tower, weights)), str(weights))
     if resize_positions and "positional_embedding" in state:
-        state["positional_embedding"] = resize_grid(state["positional_embedding"], tower.grid)
+        state["positional_embedding"] = resize_grid(state["positional_embedding"], tower.grid, antialias(weights))
     want = backbone.image_state()
     check_fit(state, want, str(weights), remedy(dict.fromkeys(state.keys() - want.keys())))
     check_sound(state, want, str(weights))
@@ -65,10 +67,14 @@ def activation_of(tower: TowerConfig, weights: str | Path) -> bool | None:
     """True: QuickGELU, False: GELU, None: the file does not say."""
     if str(weights) == "mini":
         return False
+    if str(weights) in FETCHED:
+        return FETCHED[str(weights)].tower.quick_gelu
     path = _file(weights)
     if path is None:
         arch, entry = _tag(tower, str(weights))
         return bool(entry.get("quick_gelu", False) or open_clip.get_model_config(arch).get("quick_gelu", False))
+    if "tower" in (says := told(path)):
+        return json.loads(says["tower"])["quick_gelu"]
     names = {name.rpartition(".")[2] for name in read_tensors(path)}
     return True if {"input_resolution", "context_length", "vocab_size"} <= names else None  # OpenAI's own files carry these
 
@@ -77,6 +83,8 @@ def find_weights(tower: TowerConfig, weights: str | Path) -> Path:
     """The file behind a name. Downloads an open_clip tag. Raises WeightsError saying what there is."""
     if str(weights) == "mini":
         return MINI_TOWER
+    if str(weights) in FETCHED:
+        return find_fetched(str(weights))
     path = _file(weights)
     if path is not None:
         return path
@@ -89,6 +97,12 @@ def find_weights(tower: TowerConfig, weights: str | Path) -> Path:
     except Exception as error:  # the hub's clients raise many kinds
         raise WeightsError(f"weights {weights!r} could not be downloaded ({type(error).__name__}): connect, or give the path "
                            "of a file") from error
+
+
+def antialias(weights: str | Path) -> bool:
+    """Whether positions are smoothed as they shrink: not where the weights were trained in transformers' way."""
+    path = _file(weights)
+    return str(weights) not in FETCHED and not (path and told(path))
 
 
 def _file(weights: str | Path) -> Path | None:
@@ -122,16 +136,3 @@ def _same_shape(arch: str, tower: TowerConfig) -> bool:
     shape = (vision["patch_size"], vision["width"], vision["layers"], vision["width"] // vision.get("head_width", 64),
              config["embed_dim"], vision.get("mlp_ratio", 4.0))
     return shape == (tower.patch_size, tower.width, tower.layers, tower.heads, tower.output_dim, tower.mlp_ratio)
-
-
-def resize_grid(positions: Tensor, grid: int) -> Tensor:
-    """Position embeddings (1+g², D) of a g x g grid -> (1+grid², D), class token kept, bicubic with antialiasing."""
-    old = round((len(positions) - 1) ** 0.5) if positions.ndim == 2 and len(positions) else 0
-    if positions.ndim != 2 or len(positions) != old**2 + 1:
-        raise WeightsError(f"positional_embedding is {tuple(positions.shape)}: allowed is (1+g², D), a class token and a square "
-                           "grid")
-    if old == grid:
-        return positions
-    patches = positions[1:].float().unflatten(0, (old, old)).permute(2, 0, 1)[None]  # (1, D, g, g)
-    patches = F.interpolate(patches, (grid, grid), mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([positions[:1].float(), patches[0].flatten(1).T]).to(positions.dtype)
