@@ -8,11 +8,12 @@ from __future__ import annotations
 import importlib
 
 _HOMES = {
-    "config": ("AdaptationConfig", "ClipConfig", "CompressionConfig", "ConfigError", "FOUR_ADAPTERS", "ModelConfig",
-               "SIX_ADAPTERS", "TemporalConfig", "THREE_ADAPTERS", "TowerConfig", "TrainConfig", "check_parameters"),
+    "config": ("AdaptationConfig", "CompressionConfig", "ConfigError", "FOUR_ADAPTERS", "ModelConfig", "SIX_ADAPTERS",
+               "TemporalConfig", "THREE_ADAPTERS", "TowerConfig", "check_parameters"),
     "data.video": ("VideoError", "read_clip"),
     "measure": ("Count", "count"),
     "presets": ("PRESETS", "PROTOCOLS", "TOWERS"),
+    "protocol": ("ClipConfig", "TrainConfig"),
     "tower.checkpoints": ("checkpoint_info", "load_checkpoint", "save_checkpoint"),
     "tower.classifier": ("VideoClassifier", "build_model", "merge", "open_clip_state"),
     "tower.archives": ("WeightsError",),

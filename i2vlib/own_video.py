@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from i2vlib.config import AdaptationConfig, ClipConfig
+from i2vlib.config import AdaptationConfig
 from i2vlib.data.classes import class_names, write_names
 from i2vlib.data.drawing import ATTRIBUTES, WIDE, draw, generator, random_scene, random_words
 from i2vlib.data.isolated import Isolated, IsolatedError
@@ -22,6 +22,7 @@ from i2vlib.data.strict import damage, fault, refuse_short
 from i2vlib.data.transforms import test_views
 from i2vlib.data.uploads import answer_upload, uploaded_files
 from i2vlib.data.video import VideoError, VideoFile
+from i2vlib.protocol import ClipConfig
 from i2vlib.tower.backbone import at_rest
 from i2vlib.tower.classifier import VideoClassifier, build_model
 from i2vlib.tower.weights import WeightsError

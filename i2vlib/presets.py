@@ -6,7 +6,7 @@ papers leave open and we chose is marked [ours].
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from i2vlib.config import (
     FOUR_ADAPTERS,
@@ -14,14 +14,12 @@ from i2vlib.config import (
     IMAGENET_STD,
     SIX_ADAPTERS,
     AdaptationConfig,
-    ClipConfig,
     CompressionConfig,
-    Config,
     ModelConfig,
     TemporalConfig,
     TowerConfig,
-    TrainConfig,
 )
+from i2vlib.protocol import ClipConfig, Protocol, TrainConfig
 from i2vlib.temporal.heads import stdha_offsets
 
 TOWERS = {
@@ -49,14 +47,6 @@ def tower_at(name: str, image_size: int) -> TowerConfig:
     Raises KeyError for an unknown name, ConfigError for a size that is no multiple of its patches.
     """
     return replace(TOWERS[name], image_size=image_size)
-
-
-@dataclass(frozen=True)
-class Protocol(Config):
-    """How a data set is sampled, augmented, trained on and tested."""
-
-    clip: ClipConfig
-    train: TrainConfig
 
 
 def _zeroi2v(tower: str, offsets: tuple[int, ...], frames: int, data: str, scale: float, places=FOUR_ADAPTERS) -> ModelConfig:

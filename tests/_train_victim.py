@@ -21,13 +21,14 @@ import torch
 
 import i2vlib.training.train as train_module
 from i2vlib import config
+from i2vlib.protocol import TrainConfig
 from i2vlib.tower.classifier import VideoClassifier, build_model
 from i2vlib.training import runs
 
 MODEL = config.ModelConfig(config.TowerConfig(16, 8, 16, 2, 2, 2.0, 8), config.TemporalConfig((-1, 0), True),
                            config.AdaptationConfig("linear", config.FOUR_ADAPTERS), frames=2, classes=3)
-TRAIN = config.TrainConfig(epochs=3, batch_size=6, accumulate=2, lr=1e-2, warmup=0.2, label_smoothing=0.1,
-                           clip_norm=1.0, precision="no", workers=0, save_every=2, seed=7)
+TRAIN = TrainConfig(epochs=3, batch_size=6, accumulate=2, lr=1e-2, warmup=0.2, label_smoothing=0.1,
+                    clip_norm=1.0, precision="no", workers=0, save_every=2, seed=7)
 # Where the processes of one run are killed, one after the other, and the step that is saved after each. 20 clips, 3
 # passes in batches of 6 make 10 steps of two forward passes; evaluations, of three, come after steps 4, 7 and 10.
 POINTS = {

@@ -9,16 +9,15 @@ import i2vlib as i2v
 from i2vlib.checked import Config  # i2vlib.checked: what every configuration shares
 from i2vlib.config import (
     AdaptationConfig,
-    ClipConfig,
     ConfigError,
     ModelConfig,
     TemporalConfig,
     TowerConfig,
-    TrainConfig,
     check_parameters,
 )
 from i2vlib.data.mini import TASKS
-from i2vlib.presets import CLASSES, PRESETS, PROTOCOLS, Protocol, protocol_for
+from i2vlib.presets import CLASSES, PRESETS, PROTOCOLS, protocol_for
+from i2vlib.protocol import ClipConfig, Protocol, TrainConfig
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -14,7 +14,7 @@ from test_video import encode, sound
 
 from i2vlib import own_video
 from i2vlib.checked import ConfigError
-from i2vlib.config import FOUR_ADAPTERS, AdaptationConfig, ClipConfig
+from i2vlib.config import FOUR_ADAPTERS, AdaptationConfig
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.isolated import Isolated
 from i2vlib.data.lists import read_list
@@ -30,6 +30,7 @@ from i2vlib.own_video import (
     predict,
     upload_box,
 )
+from i2vlib.protocol import ClipConfig
 from i2vlib.show.own_video import bars, timeline
 from i2vlib.tower.classifier import build_model, merge
 from i2vlib.training.evaluate import evaluate

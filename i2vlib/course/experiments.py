@@ -33,13 +33,13 @@ from tqdm.auto import tqdm
 
 from i2vlib.compression.inti import Interpolation
 from i2vlib.compression.weights import interpolation_weights
-from i2vlib.config import TrainConfig
 from i2vlib.course.pretrain import new_tower
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.mini import junk_map, mini_data
 from i2vlib.files import whole_file
 from i2vlib.measure import multiply_adds
 from i2vlib.presets import CONTEXTS, PRESETS, PROTOCOLS, protocol_for
+from i2vlib.protocol import TrainConfig
 from i2vlib.tower.classifier import VideoClassifier, build_model
 from i2vlib.training.evaluate import Result, direction_accuracy, evaluate
 from i2vlib.training.lock import Lock

@@ -17,7 +17,7 @@ import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from i2vlib.config import ClipConfig, ConfigError, ModelConfig, TrainConfig
+from i2vlib.config import ConfigError, ModelConfig
 from i2vlib.course.experiments import strategy_rates
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.lists import ListError
@@ -25,6 +25,7 @@ from i2vlib.data.mini import mini_data
 from i2vlib.files import whole_file
 from i2vlib.places import kept_in
 from i2vlib.presets import PRESETS, PROTOCOLS, protocol_for
+from i2vlib.protocol import ClipConfig, TrainConfig
 
 HELD_OUT = 256  # of the embedded training clips, the last ones (whole pairs of twins): they validate, and nothing trains on them
 PACKAGES = ("i2vlib", "torch", "torchvision", "open_clip_torch", "accelerate", "av")

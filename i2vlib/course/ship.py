@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from i2vlib.config import ClipConfig
 from i2vlib.course.experiments import mini_model, mini_sets, train_mini
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.mini import TASKS, mini_data
+from i2vlib.protocol import ClipConfig
 from i2vlib.tower.checkpoints import checkpoint_info, load_checkpoint, save_checkpoint
 from i2vlib.tower.classifier import VideoClassifier
 from i2vlib.tower.weights import MINI_TOWER

@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from i2vlib.config import ClipConfig
 from i2vlib.data import isolated
 from i2vlib.data.classes import class_names
 from i2vlib.data.lists import Entry, read_list
 from i2vlib.data.sampling import dense_indices, uniform_indices, view_indices
 from i2vlib.data.transforms import test_views, train_transform
 from i2vlib.data.video import VideoError, VideoFile
+from i2vlib.protocol import ClipConfig
 
 # number of frames of a video -> frame numbers of each clip to take from it
 Choice = Callable[[int], list[list[int]]]

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from i2vlib.config import ConfigError, TrainConfig
+from i2vlib.config import ConfigError
+from i2vlib.protocol import TrainConfig
 
 
 def clip_path(dataset, index: int) -> str:

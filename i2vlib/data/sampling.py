@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from i2vlib.config import ClipConfig
+from i2vlib.protocol import ClipConfig
 
 
 def uniform_indices(total: int, frames: int, *, jitter: torch.Generator | None = None, view: int = 0,

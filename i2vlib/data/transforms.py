@@ -11,7 +11,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from i2vlib.config import CLIP_MEAN, CLIP_STD, ClipConfig
+from i2vlib.config import CLIP_MEAN, CLIP_STD
+from i2vlib.protocol import ClipConfig
 
 # Brightness, contrast, saturation (factors 1 ± this) and hue (± this share of a turn): the ranges of X-CLIP's public code, and so
 # of ViFi-CLIP's, which is built on it. There each frame has its own draw; here a clip has one.

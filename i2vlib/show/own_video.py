@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
-from i2vlib.config import ClipConfig
 from i2vlib.data.sampling import view_indices
 from i2vlib.data.video import VideoFile
 from i2vlib.own_video import Prediction
+from i2vlib.protocol import ClipConfig
 from i2vlib.show.names import finished, plain
 
 THUMBNAILS = 8  # a row holds no more that can still be recognised

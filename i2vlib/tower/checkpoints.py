@@ -11,8 +11,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from i2vlib.config import ClipConfig, ModelConfig
+from i2vlib.config import ModelConfig
 from i2vlib.files import whole_file
+from i2vlib.protocol import ClipConfig
 from i2vlib.tower.archives import WeightsError, hash_tensors, read_tensors
 from i2vlib.tower.classifier import LIMIT_GIB, VideoClassifier, build_fitting, freeze
 from i2vlib.tower.names import check_finite, check_sound, remedy

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from i2vlib.config import ClipConfig
 from i2vlib.files import whole_file
+from i2vlib.protocol import ClipConfig
 from i2vlib.tower.backbone import at_rest
 from i2vlib.tower.classifier import VideoClassifier, merge
 from i2vlib.tower.wrappers import bare_copy, unwrapped

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from i2vlib.config import ConfigError, TrainConfig
+from i2vlib.config import ConfigError
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.loading import bad_clips, clip_path, name_bad_files
 from i2vlib.data.survival import load
 from i2vlib.files import whole_file
 from i2vlib.places import kept_in
+from i2vlib.protocol import TrainConfig
 from i2vlib.tower.backbone import at_rest
 from i2vlib.tower.classifier import VideoClassifier
 from i2vlib.tower.wrappers import unwrapped

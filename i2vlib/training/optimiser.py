@@ -8,7 +8,8 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from i2vlib.config import ConfigError, TrainConfig
+from i2vlib.config import ConfigError
+from i2vlib.protocol import TrainConfig
 
 
 def make_optimiser(model: nn.Module, config: TrainConfig, steps: int) -> tuple[AdamW, LambdaLR]:

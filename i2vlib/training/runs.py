@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from i2vlib.config import Config, ConfigError, TrainConfig
+from i2vlib.config import Config, ConfigError
 from i2vlib.files import whole_file
+from i2vlib.protocol import TrainConfig
 
 STATE, METRICS, BOARD, BEST, FINAL = "state.pt", "metrics.jsonl", "tb", "best.safetensors", "model.safetensors"
 LOCK = "running.lock"

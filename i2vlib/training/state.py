@@ -18,8 +18,9 @@ from pathlib import Path
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from i2vlib.config import ConfigError, TrainConfig
+from i2vlib.config import ConfigError
 from i2vlib.data import loading
+from i2vlib.protocol import TrainConfig
 from i2vlib.tower.wrappers import unwrapped
 from i2vlib.training import processes, runs
 from i2vlib.training.lock import Lock

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from i2vlib.config import TrainConfig
 from i2vlib.data import loading
 from i2vlib.data.survival import load
+from i2vlib.protocol import TrainConfig
 from i2vlib.tower.checkpoints import save_checkpoint
 from i2vlib.training import runs
 from i2vlib.training.evaluate import evaluate

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from i2vlib.config import ClipConfig
 from i2vlib.data.datasets import VideoDataset, collate
 from i2vlib.data.lists import ListError
 from i2vlib.data.video import write_clip
+from i2vlib.protocol import ClipConfig
 
 CLIP = ClipConfig(frames=4, size=32, short_side=32, test_short_side=32, random_crop=False, flip=0.0,
                   mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

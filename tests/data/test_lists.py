@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from i2vlib.config import ClipConfig
 from i2vlib.data.classes import class_names, write_names
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.list_formats import is_video
 from i2vlib.data.lists import Entry, ListError, read_list, write_list
+from i2vlib.protocol import ClipConfig
 
 CLIP = ClipConfig(frames=2, size=16, short_side=16, test_short_side=16)
 UCF = "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from i2vlib.config import ClipConfig
 from i2vlib.data.sampling import dense_indices, uniform_indices, view_indices
+from i2vlib.protocol import ClipConfig
 
 
 def rng(seed: int = 0) -> torch.Generator:

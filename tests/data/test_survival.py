@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from i2vlib.config import ClipConfig
 from i2vlib.data import datasets, reader, survival
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.loading import Repeated, bad_clips
 from i2vlib.data.reader import LoadingError
 from i2vlib.data.survival import load
 from i2vlib.data.video import VideoFile, write_clip
+from i2vlib.protocol import ClipConfig
 
 
 def fail() -> None:

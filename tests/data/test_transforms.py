@@ -7,9 +7,9 @@ import colorsys
 import pytest
 import torch
 
-from i2vlib.config import ClipConfig
 from i2vlib.data.transforms import test_views as make_views
 from i2vlib.data.transforms import train_transform
+from i2vlib.protocol import ClipConfig
 
 PLAIN = dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 SMALL = ClipConfig(frames=3, size=48, short_side=64, test_short_side=48, flip=0.0, **PLAIN)

@@ -17,9 +17,9 @@ from nbconvert.filters import markdown2html
 from PIL import Image
 
 import i2vlib.show
-from i2vlib.config import ClipConfig
 from i2vlib.data.video import write_clip
 from i2vlib.own_video import Prediction
+from i2vlib.protocol import ClipConfig
 from i2vlib.show.attention import attention, head_table, rollout_map
 from i2vlib.show.clips import film
 from i2vlib.show.evidence import frame_importance, gradcam, patch_importance

@@ -11,7 +11,8 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import load_file, save_file
 
 import i2vlib as i2v
-from i2vlib.config import AdaptationConfig, ClipConfig, ModelConfig, TemporalConfig, TowerConfig
+from i2vlib.config import AdaptationConfig, ModelConfig, TemporalConfig, TowerConfig
+from i2vlib.protocol import ClipConfig
 from i2vlib.tower.backbone import VideoViT
 from i2vlib.tower.weights import MINI_TOWER, WeightsError, find_weights, load_image_weights, resize_grid, resolve_activation
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from i2vlib.config import ClipConfig, TrainConfig
 from i2vlib.data.datasets import VideoDataset
+from i2vlib.protocol import ClipConfig, TrainConfig
 from i2vlib.tower.classifier import build_model
 from i2vlib.training.evaluate import evaluate
 from i2vlib.training.train import train

@@ -13,15 +13,14 @@ import torch
 from i2vlib.config import (
     FOUR_ADAPTERS,
     AdaptationConfig,
-    ClipConfig,
     ConfigError,
     ModelConfig,
     TemporalConfig,
     TowerConfig,
-    TrainConfig,
 )
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.video import write_clip
+from i2vlib.protocol import ClipConfig, TrainConfig
 from i2vlib.tower.classifier import build_model, merge
 from i2vlib.training import features
 from i2vlib.training.evaluate import evaluate

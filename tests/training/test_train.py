@@ -22,10 +22,11 @@ from _train_victim import MODEL, TRAIN, TinySet, tiny_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_video import encode
 
-from i2vlib.config import AdaptationConfig, ClipConfig, ConfigError
+from i2vlib.config import AdaptationConfig, ConfigError
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.loading import Batches, mix, total_steps
 from i2vlib.data.video import write_clip
+from i2vlib.protocol import ClipConfig
 from i2vlib.tower.checkpoints import load_checkpoint
 from i2vlib.training import runs
 from i2vlib.training.evaluate import evaluate

@@ -9,9 +9,10 @@ import pytest
 import torch
 from _train_victim import TRAIN, TinySet, tiny_model
 
-from i2vlib.config import ClipConfig, ConfigError, TrainConfig
+from i2vlib.config import ConfigError
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.loading import Batches
+from i2vlib.protocol import ClipConfig, TrainConfig
 from i2vlib.training import runs
 from i2vlib.training.evaluate import evaluate
 from i2vlib.training.train import train
