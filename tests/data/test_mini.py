@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from i2vlib.data import mini
+from i2vlib.data import mini, rendered
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.drawing import (
     ATTRIBUTES,
@@ -303,7 +303,7 @@ def test_cache_is_kept_when_whole_and_replaced_when_not(tmp_path, monkeypatch):
     first = age()
     assert render("motion", tmp_path, progress=False) == folder and age() == first
     damages = [lambda: (folder / "val" / "00000.mp4").unlink(), lambda: (folder / "manifest.json").write_text("{"),
-               lambda: monkeypatch.setattr(mini, "VERSION", mini.VERSION + 1), lambda: shutil.rmtree(folder)]
+               lambda: monkeypatch.setattr(mini.MiniTask, "version", mini.VERSION + 1), lambda: shutil.rmtree(folder)]
     for damage in damages:
         damage()
         time.sleep(0.01)
@@ -329,8 +329,8 @@ def small(tmp_path_factory):
 def copied(small, tmp_path, monkeypatch):
     """A copy of it, and the number of times that its clips were drawn again."""
     shutil.copytree(small, tmp_path / "copy")
-    drawn, write = [], mini._write
-    monkeypatch.setattr(mini, "_write", lambda *args: (drawn.append(1), write(*args)))
+    drawn, write = [], rendered._write
+    monkeypatch.setattr(rendered, "_write", lambda *args: (drawn.append(1), write(*args)))
     return tmp_path / "copy", drawn
 
 
@@ -378,8 +378,8 @@ def test_what_is_damaged_is_drawn_again_as_it_was(copied, small, damage, name, c
 
 def test_files_are_hashed_only_where_they_changed(copied, monkeypatch):
     root, drawn = copied
-    folder, hashed, digest = root / "motion", [], mini._digest
-    monkeypatch.setattr(mini, "_digest", lambda path: (hashed.append(str(path).split("motion/")[-1]), digest(path))[1])
+    folder, hashed, digest = root / "motion", [], rendered._digest
+    monkeypatch.setattr(rendered, "_digest", lambda path: (hashed.append(str(path).split("motion/")[-1]), digest(path))[1])
     old = time.time() - 100
     os.utime(folder / "manifest.json", (old, old))  # as if the copy were later than the last look
     render("motion", root, progress=False)
