@@ -59,9 +59,9 @@ def render(tasks: Mapping[str, RenderedTask], name: str, root: str | Path, seed:
     """Write the clips and list files of one of `tasks` into root/<name> and return that folder.
 
     Files: for each split <split>.txt with `relative/path label` a line, <split>/*.mp4 and <split>_<truth>.npy; classes.txt with
-    one name a line, manifest.json with the size and SHA-256 of each. A folder that is as its manifest says is kept, whatever else
-    lies in it; any other is drawn again, which for a seed gives the same clips, and replaced at once when the new one is whole, so
-    that no reader ever meets half a data set. Raises ValueError for an unknown task.
+    one name a line, manifest.json with the size and SHA-256 of each. A folder that is as its manifest says is kept, whatever
+    else lies in it; any other is drawn again, which for a seed gives the same clips, and replaced at once when the new one is
+    whole, so that no reader ever meets half a data set. Raises ValueError for an unknown task.
     """
     if name not in tasks:
         raise ValueError(f"there is no embedded task {name!r}: allowed are {', '.join(tasks)}")
