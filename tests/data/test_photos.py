@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from i2vlib.config import ClipConfig
 from i2vlib.data import photos
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.drawing import generator
 from i2vlib.data.lists import read_list
 from i2vlib.data.photos import PHOTOS, TASKS, mover_path, open_photo, part_of, photo_data, place_map
 from i2vlib.data.video import VideoFile, read_clip
+from i2vlib.protocol import ClipConfig
 
 COUNTS = {"train": 12, "val": 6, "test": 6}
 README = Path(photos.__file__).parents[2] / "data" / "README.md"
