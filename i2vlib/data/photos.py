@@ -32,7 +32,7 @@ from i2vlib.data import rendered
 from i2vlib.data.drawing import uniform
 from i2vlib.places import kept_in
 
-VERSION = 1  # a change to anything that is drawn or stored raises it, and old caches are rendered anew
+VERSION = 2  # a change to anything that is drawn or stored raises it, and old caches are rendered anew
 SIZE = 112  # pixels a side of what the model sees: an 8x8 grid of 14x14 patches
 PATCH = 14
 WIDE = 128  # pixels across a clip, which is wider than the model looks, as videos are
@@ -83,10 +83,11 @@ class PhotoTask(rendered.RenderedTask):
 
     def draw(self, split: str, first: int, n: int, g: torch.Generator) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         kind = torch.arange(first, first + n) % (self.classes // 2)
-        paths = [mover_path(self, kind, torch.ones(n), True, g)]
+        paths = [mover_path(self, kind, torch.ones(n), None, g)]
         if self.movers == 2:
             sign = torch.randint(2, (n,), generator=g) * 2.0 - 1
-            paths.insert(0, mover_path(self, torch.randint(self.classes // 2, (n,), generator=g), sign, False, g))
+            within = paths[0][..., 2].amin(1)
+            paths.insert(0, mover_path(self, torch.randint(self.classes // 2, (n,), generator=g), sign, within, g))
         back, cutouts = _pieces(split, n, self.movers, g)
         image = _background(back, self._pan(n, g))
         for path, cutout in zip(paths, cutouts, strict=True):  # the labelled one last: it passes in front
@@ -116,27 +117,30 @@ TASKS: dict[str, PhotoTask] = {name: PhotoTask(name, 4, _CLASSES, 2000, 400, Tru
 
 # ---- where the cut-outs are ----
 
-def mover_path(task: PhotoTask, kind: Tensor, sign: Tensor, large: bool, g: torch.Generator) -> Tensor:
+def mover_path(task: PhotoTask, kind: Tensor, sign: Tensor, within: Tensor | None, g: torch.Generator) -> Tensor:
     """Middle and radius of n cut-outs in each frame, in pixels from the middle of the frame: float (n,T,3), x, y, radius.
 
-    kind (n,): 0 across, 1 down, 2 in size; sign (n,): 1 for left, up and away, -1 for their opposites. large: the labelled one;
-    in every frame its radius is over that of any that is not. Steps are longer than task.step's lowest, less 0.8 pixels at most.
-    Those that change in size stay where they are but, where steps are longer than a patch, they hop to and fro by a step.
+    kind (n,): 0 across, 1 down, 2 in size; sign (n,): 1 for left, up and away, -1 for their opposites. within (n,): a radius that
+    those of the other cut-outs stay below; None for the labelled ones. Steps are those of task.step, give or take 0.8 pixels at
+    most. What changes in size stays where it is but, where steps are longer than a patch, it hops to and fro by a step.
+
+    A clip and its twin begin at opposite ends, so that in a first frame the place and the size say something of the direction.
+    It is little where steps are short: sizes vary as much as they change, and a quarter of a cut-out may be out of sight.
     """
     n, T, far = len(kind), task.frames, task.step[0] > PATCH
     time = torch.linspace(-0.5, 0.5, T) * sign[:, None]
-    middle, growth = ((24, (1.9, 2.2)) if large else (12.5, (1.4, 1.5)))
-    still = uniform(*((15.5, 19) if far else (20, 27) if large else (11, 15)), (n, 1), g)
-    sizes = middle * uniform(*growth, (n, 1), g) ** -time
-    radius = torch.where((kind == 2)[:, None], sizes, still)
+    radius = torch.where((kind == 2)[:, None], uniform(1.6, 1.9, (n, 1), g) ** -time, 1.0)
+    if within is None:
+        radius = radius * (12 if far else 16) * 2 ** uniform(0, 1, (n, 1), g)
+    else:
+        radius = radius * (within * uniform(0.6, 0.85, (n,), g) / radius.amax(1))[:, None]
     step = uniform(*task.step, (n, 1), g)
     hop = step / 2 * (far & (kind == 2)).float()[:, None]
-    reach = SIZE / 2 - radius.amax(1, keepdim=True) - hop
+    reach = SIZE / 2 - radius.amax(1, keepdim=True) / 2 - hop
     angle, swing = uniform(0, 2 * math.pi, (n, 1), g), torch.tensor([1.0, -1.0]).repeat(T)[:T]
     axes = []
     for axis, across in enumerate((angle.cos(), angle.sin())):
-        goes = (kind == axis).float()[:, None]
-        span = step * (T - 1) * goes
+        span = step * (T - 1) * (kind == axis).float()[:, None]
         axes.append(uniform(-1, 1, (n, 1), g) * (reach - span / 2) - span * time + hop * across * swing)
     place = torch.stack(axes, -1) + uniform(-0.4, 0.4, (n, T, 2), g)  # no frame is a plain copy
     return torch.cat([place, radius[..., None]], -1)

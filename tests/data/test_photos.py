@@ -20,7 +20,7 @@ from i2vlib.protocol import ClipConfig
 
 COUNTS = {"train": 12, "val": 6, "test": 6}
 README = Path(photos.__file__).parents[2] / "data" / "README.md"
-PINNED = [[187.6, 54.0, 36.7], [47.3, 78.4, 63.1], [41.7, 61.6, 54.3]]
+PINNED = [[179.4, 56.3, 39.9], [50.1, 77.5, 62.3], [47.9, 64.4, 56.2]]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_the_motion_of_the_truth_is_that_of_the_label(drawn, name):
     change = motion(places)
     assert places.flatten(2).any(-1).all() and labels.unique().tolist() == [0, 2, 4]
     for label, (column, sign) in {0: (0, -1), 2: (1, -1), 4: (2, -1)}.items():
-        assert (change[labels == label, column] * sign > (1 if column < 2 else 3)).all()
+        assert (change[labels == label, column] * sign > 0.7).all()
         assert (motion(places[labels == label].flip(1))[:, column] * sign < 0).all()  # the twins
 
 
@@ -113,23 +113,39 @@ def test_what_moves_is_where_the_truth_says(drawn, name):
         assert change[never].median() > 4
 
 
+def test_the_map_is_that_of_a_white_cut_out_on_black(monkeypatch):
+    def pieces(split, n, movers, g):
+        white = torch.full((n, 4, 96, 96), 255.0)
+        white[:, 3] = torch.stack([photos._mask(g) for _ in range(n)])
+        return torch.zeros(n, 3, 140, 156), [white] * movers
+
+    monkeypatch.setattr(photos, "_pieces", pieces)
+    frames, _, truths = TASKS["photos-pan"].draw("val", 0, 9, generator(4))
+    share = torch.nn.functional.avg_pool2d(frames[:, :, :, 8:120].float().mean(-1) / 255, 14)
+    assert not (truths["place"] & (share < 0.09)).any() and not (~truths["place"] & (share > 0.11)).any()
+    assert 0.1 < truths["place"].float().mean() < 0.4
+
+
 # ---- paths ----
 
-def paths(name, kind, sign=1.0, large=True, n=600):
-    return mover_path(TASKS[name], torch.full((n,), kind), torch.full((n,), sign), large, generator(name, kind, sign, large))
+def paths(name, kind, sign=1.0, within=None, n=600):
+    """Labelled cut-outs, or others below the radius `within`."""
+    within = within if within is None else torch.full((n,), within)
+    return mover_path(TASKS[name], torch.full((n,), kind), torch.full((n,), sign), within, generator(name, kind, sign))
 
 
 @pytest.mark.parametrize("name, kind", [(name, kind) for name in TASKS for kind in range(3)])
 def test_steps_and_reach(name, kind):
     path, low, high = paths(name, kind), *TASKS[name].step
     assert path.shape == (600, 4, 3)
-    assert (path[..., :2].abs() + path[..., 2:]).max() <= 56.4  # the whole cut-out stays in sight
+    assert (path[..., :2].abs() + path[..., 2:] / 2).max() <= 56.4  # three quarters or more of a cut-out are in sight
     step = path[:, 1:, :2] - path[:, :-1, :2]
     if kind < 2:
         assert (-step[..., kind]).min() >= low - 0.8 and (-step[..., kind]).max() <= high + 0.8
         assert step[..., 1 - kind].abs().max() <= 0.8 and torch.equal(path[:, 0, 2], path[:, -1, 2])
     else:
-        assert (path[:, :-1, 2] - path[:, 1:, 2] > 3).all() and 1.9 <= (path[:, 0, 2] / path[:, -1, 2]).min()
+        change = path[:, 0, 2] / path[:, -1, 2]
+        assert 1.59 < change.min() < 1.65 < 1.85 < change.max() < 1.91 and (path[:, :-1, 2] > path[:, 1:, 2]).all()
         assert step.norm(dim=-1).max() <= (high + 1.2 if name == "photos-far" else 1.2)
     if name == "photos-far":
         assert step.norm(dim=-1).min() > photos.PATCH
@@ -138,17 +154,30 @@ def test_steps_and_reach(name, kind):
 
 
 @pytest.mark.parametrize("kind", range(3))
-def test_where_time_starts_is_not_to_be_seen_in_first_frames(kind):
-    """A clip and its twin start at either end of a path: over both, first and last frames are the same; so are single paths'
-    opposite signs, as the other cut-out has them."""
-    there, back = paths("photos-two", kind, 1.0, False, 4000), paths("photos-two", kind, -1.0, False, 4000).flip(1)
-    assert (there.mean(0) - back.mean(0)).abs().max() < 1.2 and (there.std(0) - back.std(0)).abs().max() < 0.8
+def test_a_path_backwards_is_a_path_of_the_opposite_sign(kind):
+    """So over a clip and its twin, and over the signs of the other cut-out, first frames are as last frames are."""
+    there, back = paths("photos-two", kind, 1.0, 20.0, 4000), paths("photos-two", kind, -1.0, 20.0, 4000).flip(1)
+    assert (there.mean(0) - back.mean(0)).abs().max() < 2 and (there.std(0) - back.std(0)).abs().max() < 1
 
 
-def test_the_labelled_one_is_the_larger_in_every_frame():
-    smallest = min(paths("photos-two", kind, sign)[..., 2].min() for kind in range(3) for sign in (1.0, -1.0))
-    largest = max(paths("photos-two", kind, sign, False)[..., 2].max() for kind in range(3) for sign in (1.0, -1.0))
-    assert smallest > largest + 0.5
+@pytest.mark.parametrize("column", range(3))
+def test_a_first_frame_says_little_of_the_direction(column):
+    """Where, and how large, a slow cut-out and its twin start overlaps: the best guess of one from it is far from sure."""
+    path = paths("photos-one", column, n=4000)
+    first, last = path[:, 0, column], path[:, -1, column]
+    line = torch.linspace(-56, 56, 113)[:, None]
+    assert 0.65 < ((first < line).float().mean(1) - (last < line).float().mean(1)).abs().max() / 2 + 0.5 < 0.93
+
+
+def test_the_labelled_one_is_the_larger_in_every_frame(monkeypatch):
+    task, seen, paste = TASKS["photos-two"], [], photos._paste
+    blank = lambda split, n, movers, g: (torch.zeros(n, 3, 140, 156), [torch.zeros(n, 4, 96, 96)] * 2)  # noqa: E731
+    monkeypatch.setattr(photos, "_pieces", blank)
+    monkeypatch.setattr(photos, "_paste", lambda image, cutout, path: (seen.append(path[..., 2]), paste(image, cutout, path))[1])
+    for first in range(0, 60, 20):
+        task.draw("train", first, 20, generator(first))
+    for other, labelled in zip(seen[::2], seen[1::2], strict=True):
+        assert (other.amax(1) < 0.86 * labelled.amin(1)).all() and other.min() > 4
 
 
 def test_the_labelled_one_passes_in_front(monkeypatch):
@@ -156,7 +185,7 @@ def test_the_labelled_one_passes_in_front(monkeypatch):
     task, order, paste = TASKS["photos-two"], [], photos._paste
     monkeypatch.setattr(photos, "_paste", lambda *args: (order.append(args[2][..., 2].mean()), paste(*args))[1])
     task.draw("val", 0, 6, generator(1))
-    assert len(order) == 2 and order[0] < 15 < order[1]
+    assert len(order) == 2 and order[0] < order[1]
     image, cutout = torch.zeros(1, 1, 3, 112, 128), torch.full((1, 4, 96, 96), 1.0)
     cutout[:, :3] = 200
     painted, cover = paste(image, cutout, torch.tensor([[[0.0, 0.0, 20.0]]]))
@@ -258,11 +287,11 @@ def test_they_lie_in_a_folder_of_their_own(monkeypatch):
     assert photo_data("photos-far").parts[-3:] == ("data", "photos", "photos-far")
 
 
-def test_what_version_1_draws_does_not_change_unnoticed():
+def test_what_version_2_draws_does_not_change_unnoticed():
     """Mean colours of first frames: where they change, VERSION must be raised, or old caches would stay."""
     frames = TASKS["photos-two-pan"].draw("val", 0, 3, generator(0, "pinned"))[0]
     means = frames[:, 0].float().mean((1, 2))
-    assert (means - torch.tensor(PINNED)).abs().max() < 0.5 and photos.VERSION == 1, means
+    assert (means - torch.tensor(PINNED)).abs().max() < 0.5 and photos.VERSION == 2, means
 
 
 def test_unknown_names(folder, tmp_path):
