@@ -22,6 +22,9 @@ LEVELS = ("token", "cube", "frame", "global")
 HALVING = ("inti", "mean", "linear", "conv")  # fuse pairs of frames: T halves at each site
 DROPPING = ("tome", "sta")  # fewer tokens a frame: the grid of patches is lost
 
+# What STDHA is compared with at no parameter and no multiply-add (ZeroI2V Tables 1 and 2a); i2vlib.temporal.shifts has them.
+SHIFTS = ("class_token", "class_token_kv", "channel_kv", "channel_qkv")
+
 CLIP_MEAN = (122.769 / 255, 116.74 / 255, 104.04 / 255)
 CLIP_STD = (68.493 / 255, 66.63 / 255, 70.321 / 255)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -79,9 +82,18 @@ class TemporalConfig(Config):
     embedding: bool = False
     local: bool = False  # UniFormerV2's local modules, before attention and before MLP of every block
     global_blocks: int = 0  # UniFormerV2's global modules, one behind each of so many last blocks
+    queries: bool = False  # HR QKV: the queries of heads with an offset move as well
+    # class_token: before attention and before MLP | class_token_kv: inside attention | channel_kv and channel_qkv: in every head
+    shift: str = "none"
+    folds: int = 12  # n of a shift: a share 1/n of the channels, rounded down, reads each of the two neighbouring frames
 
     def check(self) -> None:
         self.need(self.global_blocks >= 0, "global_blocks", "0 or more")
+        self.need(self.shift in ("none", *SHIFTS), "shift", ", ".join(("none", *SHIFTS)))
+        self.need(self.shift == "none" or not any(self.offsets), "shift", "none with offsets: heads or a shift read other frames")
+        self.need(any(self.offsets) or not self.queries, "queries", "false without an offset other than 0: no head moves")
+        self.need(self.folds >= 2, "folds", "2 or more: two folds move")
+        self.need(self.shift != "none" or self.folds == 12, "folds", "12, the default, without a shift that has folds")
 
 
 @dataclass(frozen=True)
@@ -165,11 +177,20 @@ class ModelConfig(Config):
             if abs(offset) >= self.frames:
                 raise ConfigError(f"ModelConfig.temporal.offsets[{i}] = {offset}: with {self.frames} frames allowed is "
                                   f"{1 - self.frames} to {self.frames - 1}; beyond that the head reads no other frame")
+        self._check_shift()
         adapted = self.tower.layers - self.lower
         if self.temporal.global_blocks > adapted:
             raise ConfigError(f"ModelConfig.temporal.global_blocks = {self.temporal.global_blocks}: allowed is up to the "
                               f"{adapted} blocks that are adapted")
         self._check_compression()
+
+    def _check_shift(self) -> None:
+        tower, temporal = self.tower, self.temporal
+        channels = tower.width // tower.heads if temporal.shift.startswith("channel") else tower.width
+        if temporal.shift != "none" and channels < temporal.folds:
+            raise ConfigError(f"ModelConfig.temporal.folds = {temporal.folds}: {temporal.shift} moves 1/{temporal.folds} of "
+                              f"{channels} channels{' a head' if channels < tower.width else ''}, less than one: allowed is 2 to "
+                              f"{channels}")
 
     def _check_compression(self) -> None:
         compression, frames = self.compression, self.frames
@@ -187,9 +208,12 @@ class ModelConfig(Config):
         if compression.kind in DROPPING and self.tower.registers:
             raise ConfigError(f"ModelConfig.compression.kind = {compression.kind!r} with {self.tower.registers} register(s): it "
                               "would merge or drop them as if they were patches")
-        if compression.kind in DROPPING and self.temporal.local:
-            raise ConfigError(f"ModelConfig.temporal.local with compression {compression.kind!r}: the local modules read one "
-                              "place in neighbouring frames, and its tokens no longer have one place")
+        temporal = self.temporal
+        mixing = {"local": temporal.local, "queries": temporal.queries, "shift": temporal.shift.startswith("channel")}
+        if compression.kind in DROPPING and any(mixing.values()):
+            name = next(name for name, there in mixing.items() if there)
+            raise ConfigError(f"ModelConfig.temporal.{name} with compression {compression.kind!r}: it reads one place in several "
+                              "frames, and the tokens no longer have one place")
         if self.tokens_at(self.tower.layers) < 2:
             raise ConfigError(f"ModelConfig.compression.remove = {compression.remove}: {self.tower.tokens} tokens do not last")
 

@@ -73,7 +73,22 @@ def _rows() -> dict[str, ModelConfig]:
         for kind, name in (("frozen", "probe"), ("full", "full")):
             rows[f"{name}-b16-8f-{data}"] = ModelConfig(TOWERS["ViT-B-16"], adaptation=AdaptationConfig(kind),
                                                         frames=8, classes=CLASSES[data])
+    # Table 2(a): what moves 1/6 of the channels, with four adapters; n8: the same shift of 1/4
+    table = _zeroi2v("ViT-B-16", B[3], 8, "ssv2", 1.0)
+    rows["stdha-b16-8f-ssv2"] = table
+    for name, temporal in _rivals(table.temporal, folds=12).items():
+        rows[f"{name}-b16-8f-ssv2"] = replace(table, temporal=temporal)
+    rows["channel-shift-kv-n8-b16-8f-ssv2"] = replace(table, temporal=TemporalConfig((), True, shift="channel_kv", folds=8))
     return rows
+
+
+def _rivals(stdha: TemporalConfig, folds: int) -> dict[str, TemporalConfig]:
+    """What STDHA is compared with at no cost. In the paper's Table 2(a) each of two folds is 1/12 of the channels, as one of
+    STDHA's two heads of twelve is."""
+    kinds = {"class-token-shift": "class_token", "class-token-kv-shift": "class_token_kv", "channel-shift-kv": "channel_kv",
+             "channel-shift-qkv": "channel_qkv"}
+    rows = {name: replace(stdha, offsets=(), shift=shift, folds=folds) for name, shift in kinds.items()}
+    return rows | {"hr-qkv": replace(stdha, queries=True)}
 
 
 def _miniature() -> dict[str, ModelConfig]:
@@ -90,6 +105,8 @@ def _miniature() -> dict[str, ModelConfig]:
         # its two ways to order, one at a time: relocated heads only, temporal embedding only
         rows[f"stdha-{data}"] = replace(plain, adaptation=linear, temporal=TemporalConfig(near))
         rows[f"embedding-{data}"] = replace(plain, adaptation=linear, temporal=TemporalConfig((), True))
+        for name, temporal in _rivals(TemporalConfig(near), folds=8).items():  # heads are 8 wide: two channels of them move, or
+            rows[f"{name}-{data}"] = replace(plain, adaptation=linear, temporal=temporal)  # 1/4, as two of STDHA's eight heads
     rows["stdha-far-mini-blink"] = replace(rows["stdha-mini-blink"], temporal=TemporalConfig(far))
     return rows | _miniature_compressed(rows["zeroi2v-mini-motion"])
 

@@ -29,7 +29,9 @@ def attention_weights(model: nn.Module, layers: Sequence[int] | None = None) -> 
     weights: a list that each forward pass fills anew, one (B,T',h,N',N') a block, in order, detached, float32 or wider. Rows are
     the queries of frame t, columns the tokens of the frame that the head reads; rows sum to 1. T' and N' shrink behind sites of
     compression. layers: only these blocks, from the end if negative; the others are None, so that weights[i] is always block i.
-    The numbers are those of the block's own projections, adapters and relocated keys. A block holds B·T·h·N² of them.
+    The numbers are those of the block's own projections, adapters and relocated keys. A block holds B·T·h·N² of them. With a
+    shift (TemporalConfig.shift) a column is a token of which some channels are other frames'; where queries move, the rows of
+    head i are the queries of frame t+δ_i: such models have no one frame that a head reads.
 
     Raises ValueError where the model has no such blocks, for no layers at all, and in a forward pass where adapters drop out at
     random: the weights could not be computed again.

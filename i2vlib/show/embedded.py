@@ -59,7 +59,14 @@ def read_weights(model: nn.Module, clip: Tensor) -> list[np.ndarray]:
 
 
 def head_offsets(model: nn.Module) -> list[tuple[int, ...]]:
-    """The offsets of the heads of every block, zeros where all are spatial."""
+    """The offsets of the heads of every block, zeros where all are spatial.
+
+    Raises ValueError where what a head weighs at frame t is not one frame's tokens as queries of frame t see them: in a model
+    with a shift (TemporalConfig.shift) or whose queries move.
+    """
+    if model.config.temporal.shift != "none" or model.config.temporal.queries:
+        raise ValueError(f"a model with {model.config.temporal}: allowed is one whose heads read k and v of one frame each, by "
+                         "offsets alone; i2vlib.insight.attention.attention_weights gives the numbers of any model")
     blocks = [block.attn for block in model.backbone.transformer.resblocks]
     return [block.offsets or (0,) * block.heads for block in blocks]
 

@@ -22,6 +22,7 @@ from i2vlib.compression.tokens import Merging
 from i2vlib.config import DROPPING, HALVING, ModelConfig
 from i2vlib.layers import QuickGELU, as_clips
 from i2vlib.temporal.heads import relocate_heads, shift_heads
+from i2vlib.temporal.shifts import shift_class_token, shift_packed_channels, shift_packed_class_token
 from i2vlib.temporal.uniformerv2 import GlobalBranch, LocalModule
 
 ADDED = frozenset(("temporal_embedding", "adapters", "temporal", "compression"))  # parts of keys that no image tower has
@@ -30,15 +31,16 @@ ADDED = frozenset(("temporal_embedding", "adapters", "temporal", "compression"))
 class Attention(nn.Module):
     """Multi-head self-attention within a frame; heads with an offset read another frame (STDHA, ZeroI2V eq. 7-9).
 
-    x (B·T, N, D) -> the same shape. `offsets`: one int a head, or () where all heads are spatial. No parameter and no
-    multiply-add depends on them.
+    x (B·T, N, D) -> the same shape. `offsets`: one int a head, or () where all heads are spatial. queries, shift, folds: as in
+    TemporalConfig. No parameter and no multiply-add depends on any of them.
     """
 
-    def __init__(self, width: int, heads: int, offsets: tuple[int, ...] = ()):
+    def __init__(self, width: int, heads: int, offsets: tuple[int, ...] = (), *, queries: bool = False, shift: str = "none",
+                 folds: int = 12):
         super().__init__()
         if offsets and len(offsets) != heads:
             raise ValueError(f"{len(offsets)} offsets: allowed is one a head, {heads}, or none")
-        self.heads, self.offsets = heads, tuple(offsets)
+        self.heads, self.offsets, self.queries, self.shift, self.folds = heads, tuple(offsets), queries, shift, folds
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
@@ -52,16 +54,24 @@ class Attention(nn.Module):
 
     def read(self, x: Tensor, frames: int, adapters: nn.ModuleDict,
              merging: Merging | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """q, k, v, each (B·T, h, N, d), k and v of the frame that each head reads, and what ToMe adds to the logits, if any."""
+        """q, k, v, each (B·T, h, N, d), as they meet: k and v of the frame that each head reads, channels of the frames that a
+        shift takes them from; and what ToMe adds to the logits, if any."""
         qkv = self.project(x, adapters)  # (B·T, N, 3D)
         bias = None
         if merging is not None:
             keys = qkv.chunk(3, dim=-1)[1].unflatten(-1, (self.heads, -1))  # of each token's own frame: before heads move
             merging.keys = keys.mean(2)
             bias = self.sizes_read(merging.log_size(qkv.dtype), frames)
-        qkv = relocate_heads(qkv, frames, self.offsets)
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each a view
+        q, k, v = self.move(qkv, frames).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each a view
         return q, k, v, bias
+
+    def move(self, qkv: Tensor, frames: int) -> Tensor:
+        """q, k, v (B·T, N, 3D) with what reads other frames in its place."""
+        if self.shift.startswith("channel"):
+            return shift_packed_channels(qkv, frames, self.heads, self.folds, queries=self.shift == "channel_qkv")
+        if self.shift == "class_token_kv":
+            return shift_packed_class_token(qkv, frames, self.folds)
+        return relocate_heads(qkv, frames, self.offsets, self.queries)
 
     def sizes_read(self, log_size: Tensor, frames: int) -> Tensor:
         """(B·T,1,1,N) -> (B·T, h or 1, 1, N): the sizes of the tokens that each head reads, which may be another frame's."""
@@ -84,32 +94,38 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """x + A_out(attention(A_in(LN1 x))), then x + M_out(MLP(M_in(LN2 x))); without adapters the plain ViT block.
 
-    With UniFormerV2's local modules one stands before each of the two; with ToMe tokens merge between them.
+    With UniFormerV2's local modules or the class-token shift one stands before each of the two; with ToMe tokens merge between.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         tower, adaptation = config.tower, config.adaptation
-        width, hidden = tower.width, int(tower.width * tower.mlp_ratio)
+        width, hidden, temporal = tower.width, int(tower.width * tower.mlp_ratio), config.temporal
         self.ln_1 = nn.LayerNorm(width, tower.norm_eps)
-        self.attn = Attention(width, tower.heads, config.temporal.offsets)
+        self.attn = Attention(width, tower.heads, temporal.offsets, queries=temporal.queries, shift=temporal.shift,
+                              folds=temporal.folds)
         self.ln_2 = nn.LayerNorm(width, tower.norm_eps)
         self.mlp = nn.Sequential(OrderedDict(
             c_fc=nn.Linear(width, hidden), gelu=QuickGELU() if tower.quick_gelu else nn.GELU(),
             c_proj=nn.Linear(hidden, width)))
         self.adapters = nn.ModuleDict({place: ADAPTERS[adaptation.kind](width, adaptation)
                                        for place in adaptation.places})
-        self.temporal = nn.ModuleList(LocalModule(width) for _ in range(2 * config.temporal.local))
+        self.temporal = nn.ModuleList(LocalModule(width) for _ in range(2 * temporal.local))
 
     def forward(self, x: Tensor, frames: int, merging: Merging | None = None) -> Tensor:
         if self.temporal:
             x = self.temporal[0](x, frames)
+        x = self.shift(x, frames)
         x = x + self.adapt("attn_out", self.attn(self.ln_1(x), frames, self.adapters, merging))
         if merging is not None:
             x = merging.apply(x, merging.keys)
         if self.temporal:
             x = self.temporal[1](x, frames)
+        x = self.shift(x, frames)
         return x + self.adapt("mlp_out", self.mlp(self.adapt("mlp_in", self.ln_2(x))))
+
+    def shift(self, x: Tensor, frames: int) -> Tensor:
+        return shift_class_token(x, frames, self.attn.folds) if self.attn.shift == "class_token" else x
 
     def adapt(self, place: str, x: Tensor) -> Tensor:
         return self.adapters[place](x) if place in self.adapters else x
@@ -226,8 +242,8 @@ class VideoViT(nn.Module):
     def image_state(self) -> dict[str, Tensor]:
         """The weights that an open_clip visual tower has, under its names: all but what is ADDED.
 
-        They load strict into open_clip's tower whatever the model is. Its outputs are this model's only where nothing is added
-        and no offset is other than 0, and with the same activation: i2vlib.open_clip_state refuses the others.
+        They load strict into open_clip's tower whatever the model is. Its outputs are this model's only where nothing is added,
+        no offset is other than 0 and nothing is shifted, and with the same activation: i2vlib.open_clip_state refuses the others.
         """
         return {k: v for k, v in self.state_dict().items() if not ADDED & set(k.split("."))}
 

@@ -110,7 +110,7 @@ def _left_out(name: str, config: ModelConfig) -> bool:
 def merge(model: VideoClassifier) -> VideoClassifier:
     """A new, plain model with the adapters folded into the tower's weights (ZeroI2V eq. 11): equal outputs, no adapter left.
 
-    What compression and modules over time add comes along unchanged, and so do offsets and the temporal embedding, which
+    What compression and modules over time add comes along unchanged, and so do offsets, shifts and the temporal embedding, which
     open_clip's tower knows nothing of: see open_clip_state. The arithmetic is float64, cast once to the weights' dtype. The
     model given, which may be compiled, stays as it is. The new one is in the same train/eval mode and its tower is frozen.
     Raises ValueError for GELU adapters.
@@ -127,15 +127,16 @@ def open_clip_state(model: VideoClassifier) -> dict[str, Tensor]:
     """The weights for open_clip's unmodified visual tower, if that tower then computes what this model does.
 
     It loads strict and gives equal features, frame by frame, where nothing but weights tells the model from an image tower:
-    merged, no offset other than 0, no temporal embedding, no compression, no modules over time. The head travels apart, and the
-    activation must be the same: a tower with quick_gelu needs open_clip's force_quick_gelu. Raises ValueError for any other
-    model, naming what would be lost; backbone.image_state() gives the bare weights all the same, and the README shows what to
-    add to open_clip's tower for offsets and the temporal embedding.
+    merged, no offset other than 0, no shift, no temporal embedding, no compression, no modules over time. The head travels
+    apart, and the activation must be the same: a tower with quick_gelu needs open_clip's force_quick_gelu. Raises ValueError for
+    any other model, naming what would be lost; backbone.image_state() gives the bare weights all the same, and the README shows
+    what to add to open_clip's tower for offsets and the temporal embedding.
     """
     model = unwrapped(model)
     config, temporal = model.config, model.config.temporal
     lost = {"adapters (merge first)": config.adaptation.places, "relocated heads": any(temporal.offsets),
-            "the temporal embedding": temporal.embedding, "UniFormerV2's modules": temporal.local or temporal.global_blocks,
+            f"the shift {temporal.shift!r}": temporal.shift != "none", "the temporal embedding": temporal.embedding,
+            "UniFormerV2's modules": temporal.local or temporal.global_blocks,
             f"compression {config.compression.kind!r}": config.compression.kind != "none", "registers": config.tower.registers,
             "that this tower has no ln_pre (timm_state gives timm's form)": not config.tower.ln_pre,
             f"norm_eps {config.tower.norm_eps:g}": config.tower.norm_eps != 1e-5}

@@ -52,6 +52,8 @@ def zeroi2v_state(model: VideoClassifier) -> dict[str, Tensor]:
         raise WeightsError("GELU adapters have no place in the released format, whose adapters are linear")
     if model.config.compression.kind != "none" or model.config.temporal.local or model.config.temporal.global_blocks:
         raise WeightsError("the released format holds ZeroI2V alone: compression and UniFormerV2's modules have no place in it")
+    if model.config.temporal.shift != "none" or model.config.temporal.queries:
+        raise WeightsError("the released format is read with offsets of k and v: a shift or queries that move would be lost")
     state = {}
     for name, value in model.state_dict().items():
         parts = name.split(".")
