@@ -23,7 +23,7 @@ HALVING = ("inti", "mean", "linear", "conv")  # fuse pairs of frames: T halves a
 DROPPING = ("tome", "sta")  # fewer tokens a frame: the grid of patches is lost
 
 # What STDHA is compared with at no parameter and no multiply-add (ZeroI2V Tables 1 and 2a); i2vlib.temporal.shifts has them.
-SHIFTS = ("class_token", "class_token_kv", "channel_kv", "channel_qkv")
+SHIFTS = ("class_token", "class_token_kv", "channel_kv", "channel_qkv", "patch")
 
 CLIP_MEAN = (122.769 / 255, 116.74 / 255, 104.04 / 255)
 CLIP_STD = (68.493 / 255, 66.63 / 255, 70.321 / 255)
@@ -84,8 +84,9 @@ class TemporalConfig(Config):
     global_blocks: int = 0  # UniFormerV2's global modules, one behind each of so many last blocks
     queries: bool = False  # HR QKV: the queries of heads with an offset move as well
     # class_token: before attention and before MLP | class_token_kv: inside attention | channel_kv and channel_qkv: in every head
+    # patch: eight of nine patches read up to 4 frames away, in a circle of T
     shift: str = "none"
-    folds: int = 12  # n of a shift: a share 1/n of the channels, rounded down, reads each of the two neighbouring frames
+    folds: int = 12  # n, but with patch: a share 1/n of the channels, rounded down, reads each of the two neighbouring frames
 
     def check(self) -> None:
         self.need(self.global_blocks >= 0, "global_blocks", "0 or more")
@@ -93,7 +94,7 @@ class TemporalConfig(Config):
         self.need(self.shift == "none" or not any(self.offsets), "shift", "none with offsets: heads or a shift read other frames")
         self.need(any(self.offsets) or not self.queries, "queries", "false without an offset other than 0: no head moves")
         self.need(self.folds >= 2, "folds", "2 or more: two folds move")
-        self.need(self.shift != "none" or self.folds == 12, "folds", "12, the default, without a shift that has folds")
+        self.need(self.shift not in ("none", "patch") or self.folds == 12, "folds", f"12, the default, with shift {self.shift!r}")
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ class ModelConfig(Config):
     def _check_shift(self) -> None:
         tower, temporal = self.tower, self.temporal
         channels = tower.width // tower.heads if temporal.shift.startswith("channel") else tower.width
-        if temporal.shift != "none" and channels < temporal.folds:
+        if temporal.shift not in ("none", "patch") and channels < temporal.folds:
             raise ConfigError(f"ModelConfig.temporal.folds = {temporal.folds}: {temporal.shift} moves 1/{temporal.folds} of "
                               f"{channels} channels{' a head' if channels < tower.width else ''}, less than one: allowed is 2 to "
                               f"{channels}")
@@ -209,7 +210,7 @@ class ModelConfig(Config):
             raise ConfigError(f"ModelConfig.compression.kind = {compression.kind!r} with {self.tower.registers} register(s): it "
                               "would merge or drop them as if they were patches")
         temporal = self.temporal
-        mixing = {"local": temporal.local, "queries": temporal.queries, "shift": temporal.shift.startswith("channel")}
+        mixing = {"local": temporal.local, "queries": temporal.queries, "shift": temporal.shift.startswith(("channel", "patch"))}
         if compression.kind in DROPPING and any(mixing.values()):
             name = next(name for name, there in mixing.items() if there)
             raise ConfigError(f"ModelConfig.temporal.{name} with compression {compression.kind!r}: it reads one place in several "

@@ -88,7 +88,7 @@ def _rivals(stdha: TemporalConfig, folds: int) -> dict[str, TemporalConfig]:
     kinds = {"class-token-shift": "class_token", "class-token-kv-shift": "class_token_kv", "channel-shift-kv": "channel_kv",
              "channel-shift-qkv": "channel_qkv"}
     rows = {name: replace(stdha, offsets=(), shift=shift, folds=folds) for name, shift in kinds.items()}
-    return rows | {"hr-qkv": replace(stdha, queries=True)}
+    return rows | {"hr-qkv": replace(stdha, queries=True), "patch-shift": replace(stdha, offsets=(), shift="patch")}
 
 
 def _miniature() -> dict[str, ModelConfig]:

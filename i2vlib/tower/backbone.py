@@ -22,7 +22,13 @@ from i2vlib.compression.tokens import Merging
 from i2vlib.config import DROPPING, HALVING, ModelConfig
 from i2vlib.layers import QuickGELU, as_clips
 from i2vlib.temporal.heads import relocate_heads, shift_heads
-from i2vlib.temporal.shifts import shift_class_token, shift_packed_channels, shift_packed_class_token
+from i2vlib.temporal.shifts import (
+    patch_offsets,
+    shift_class_token,
+    shift_packed_channels,
+    shift_packed_class_token,
+    shift_patches,
+)
 from i2vlib.temporal.uniformerv2 import GlobalBranch, LocalModule
 
 ADDED = frozenset(("temporal_embedding", "adapters", "temporal", "compression"))  # parts of keys that no image tower has
@@ -32,15 +38,16 @@ class Attention(nn.Module):
     """Multi-head self-attention within a frame; heads with an offset read another frame (STDHA, ZeroI2V eq. 7-9).
 
     x (B·T, N, D) -> the same shape. `offsets`: one int a head, or () where all heads are spatial. queries, shift, folds: as in
-    TemporalConfig. No parameter and no multiply-add depends on any of them.
+    TemporalConfig; patches: patch_offsets for the patch shift. No parameter and no multiply-add depends on any of them.
     """
 
     def __init__(self, width: int, heads: int, offsets: tuple[int, ...] = (), *, queries: bool = False, shift: str = "none",
-                 folds: int = 12):
+                 folds: int = 12, patches: Tensor | None = None):
         super().__init__()
         if offsets and len(offsets) != heads:
             raise ValueError(f"{len(offsets)} offsets: allowed is one a head, {heads}, or none")
         self.heads, self.offsets, self.queries, self.shift, self.folds = heads, tuple(offsets), queries, shift, folds
+        self.register_buffer("patches", patches, persistent=False)  # (N,), on the device of the weights
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
@@ -49,13 +56,17 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, frames: int, adapters: nn.ModuleDict, merging: Merging | None = None) -> Tensor:
         q, k, v, bias = self.read(x, frames, adapters, merging)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B·T, h, N, d)
-        return self.out_proj(x.transpose(1, 2).flatten(2))  # (B·T, N, D)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)  # (B·T, N, D)
+        if self.patches is not None:
+            x = shift_patches(x, frames, self.patches, back=True)
+        return self.out_proj(x)
 
     def read(self, x: Tensor, frames: int, adapters: nn.ModuleDict,
              merging: Merging | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """q, k, v, each (B·T, h, N, d), as they meet: k and v of the frame that each head reads, channels of the frames that a
-        shift takes them from; and what ToMe adds to the logits, if any."""
+        """q, k, v, each (B·T, h, N, d), as they meet: k and v of the frame that each head reads, channels and patches of the
+        frames that a shift takes them from; and what ToMe adds to the logits, if any."""
+        if self.patches is not None:
+            x = shift_patches(x, frames, self.patches)
         qkv = self.project(x, adapters)  # (B·T, N, 3D)
         bias = None
         if merging is not None:
@@ -103,7 +114,8 @@ class Block(nn.Module):
         width, hidden, temporal = tower.width, int(tower.width * tower.mlp_ratio), config.temporal
         self.ln_1 = nn.LayerNorm(width, tower.norm_eps)
         self.attn = Attention(width, tower.heads, temporal.offsets, queries=temporal.queries, shift=temporal.shift,
-                              folds=temporal.folds)
+                              folds=temporal.folds,
+                              patches=patch_offsets(tower.grid, tower.registers) if temporal.shift == "patch" else None)
         self.ln_2 = nn.LayerNorm(width, tower.norm_eps)
         self.mlp = nn.Sequential(OrderedDict(
             c_fc=nn.Linear(width, hidden), gelu=QuickGELU() if tower.quick_gelu else nn.GELU(),

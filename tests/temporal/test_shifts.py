@@ -12,10 +12,12 @@ from i2vlib.show.embedded import head_offsets
 from i2vlib.temporal.heads import relocate_heads
 from i2vlib.temporal.shifts import (
     fold_width,
+    patch_offsets,
     shift_channels,
     shift_class_token,
     shift_packed_channels,
     shift_packed_class_token,
+    shift_patches,
 )
 from i2vlib.tower.backbone import Attention
 
@@ -28,6 +30,7 @@ OPERATORS = {
     "channels kv": i2v.TemporalConfig(shift="channel_kv", folds=5),
     "channels qkv": i2v.TemporalConfig(shift="channel_qkv", folds=4),
     "hr qkv": i2v.TemporalConfig(HEADS, queries=True),
+    "patches": i2v.TemporalConfig(shift="patch"),
 }
 
 
@@ -37,7 +40,17 @@ def channel_offset(channel, width, n, first=-1):
     return first if channel < fold else -first if channel < 2 * fold else 0
 
 
-def naive(x, frames, offset):
+def patch_offset(token, grid):
+    """The frame that a patch reads, from its row and column: a cell of 3x3, row by row, cut off at the edge of the grid."""
+    if not 1 <= token <= grid * grid:
+        return 0
+    row, column = divmod(token - 1, grid)
+    return [+4, -1, -2,
+            +1, +0, -3,
+            +2, +3, -4][row % 3 * 3 + column % 3]
+
+
+def naive(x, frames, offset, circular=False):
     """x (B·T, N, C): y[b, t, token, c] = x[b, t + offset(token, c), token, c], one number at a time."""
     clips = x.unflatten(0, (-1, frames))
     rows = []
@@ -46,7 +59,7 @@ def naive(x, frames, offset):
             for token in range(x.shape[1]):
                 for c in range(x.shape[2]):
                     o = offset(token, c)
-                    rows.append(clip[t + o if 0 <= t + o < frames else t, token, c])
+                    rows.append(clip[(t + o) % frames if circular else t + o if 0 <= t + o < frames else t, token, c])
     return torch.stack(rows).view(x.shape)
 
 
@@ -88,9 +101,30 @@ def test_a_shift_and_its_gradient_are_those_of_the_loop(name, traced, monkeypatc
     torch.testing.assert_close(got, torch.autograd.grad(want, x, weight)[0], rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", ["channels kv", "class token"])
-def test_second_gradients(name):
-    width, shift, _ = CASES[name]
+@pytest.mark.parametrize("grid, registers, frames", [(1, 0, 3), (2, 0, 1), (3, 0, 9), (4, 2, 4), (5, 1, 3), (8, 0, 2)])
+def test_a_patch_shift_and_its_gradient_are_those_of_the_loop(grid, registers, frames):
+    tokens = 1 + grid**2 + registers
+    x = torch.randn(2 * frames, tokens, 2, dtype=torch.float64, requires_grad=True)
+    weight, offsets = torch.randn_like(x), patch_offsets(grid, registers)
+    y, want = shift_patches(x, frames, offsets), naive(x, frames, lambda token, c: patch_offset(token, grid), circular=True)
+    assert torch.equal(y, want) and torch.equal(shift_patches(y, frames, offsets, back=True), x)
+    got, = torch.autograd.grad(y, x, weight)
+    torch.testing.assert_close(got, torch.autograd.grad(want, x, weight)[0], rtol=0, atol=0)
+
+
+def test_a_patch_lands_where_it_must():
+    x = torch.zeros(6, 10, 1)  # one clip of 6 frames of 3x3 patches
+    x[2, 1 + 0] = 1  # upper left, of frame 2: frame 4 (6 - 2 = 4 away, round the end) reads it, 4 + 4 = 2 mod 6
+    x[2, 1 + 5] = 2  # middle row, right column, offset -3: frame 5 reads it
+    x[2, 0] = 3  # the class token
+    y = shift_patches(x, 6, patch_offsets(3))
+    assert y[4, 1] == 1 and y[5, 6] == 2 and y[2, 0] == 3 and y.count_nonzero() == 3
+    with pytest.raises(ValueError, match="10 offsets for 9 tokens a frame: allowed is one a token"):
+        shift_patches(x[:, :9], 6, patch_offsets(3))
+
+
+def test_second_gradients():
+    width, shift, _ = CASES["class token"]
     x = torch.randn(T, 2, width, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda x: shift(1 * x), (x,))
 
@@ -150,11 +184,15 @@ def naive_block(block, x, frames, temporal):
     parts, of_head = moves.get(temporal.shift, ("qkv", lambda token, head, c: temporal.offsets[head] if temporal.offsets else 0))
     x = sublayer_input(x)
     normed, (wq, wk, wv) = block.ln_1(x), block.attn.in_proj_weight.chunk(3)
+    if temporal.shift == "patch":
+        normed = naive(normed, frames, lambda token, c: patch_offset(token, 4), circular=True)
     bq, bk, bv = block.attn.in_proj_bias.chunk(3)
     qkv = torch.cat([block.adapters[p](normed) @ w.T + b for p, w, b in zip("qkv", (wq, wk, wv), (bq, bk, bv), strict=True)], -1)
     q, k, v = naive(qkv, frames, in_packed(width, heads, parts, of_head)).chunk(3, -1)
     out = torch.cat([(q[..., s] @ k[..., s].mT / d**0.5).softmax(-1) @ v[..., s]
                      for s in (slice(i * d, (i + 1) * d) for i in range(heads))], -1)
+    if temporal.shift == "patch":
+        out = naive(out, frames, lambda token, c: -patch_offset(token, 4), circular=True)
     x = sublayer_input(x + block.adapters["attn_out"](block.attn.out_proj(out)))
     return x + block.adapters["mlp_out"](block.mlp(block.adapters["mlp_in"](block.ln_2(x))))
 
@@ -185,7 +223,7 @@ def test_an_operator_costs_nothing_and_is_the_image_model_where_nothing_moves(na
         assert (plain(video()) - plain(video().flip(1))).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("name", [name for name in OPERATORS if name != "patches"])
 def test_what_a_frame_sees(name):
     """One changed frame reaches its neighbours in one block, the clip's edge not from the other end, another clip never."""
     net = model(OPERATORS[name], upper=1)
@@ -196,6 +234,15 @@ def test_what_a_frame_sees(name):
             moved = (net.backbone.tokens(other) - net.backbone.tokens(video())).abs().amax((2, 3)) > 1e-9
             near = [abs(t - changed) <= (2 if OPERATORS[name].shift == "class_token" else 1) for t in range(T)]  # it moves twice
             assert moved.tolist() == [near, [False] * T]
+
+
+def test_patches_of_all_frames_meet_in_one_block_but_never_those_of_another_clip():
+    net = model(OPERATORS["patches"], upper=1)
+    with torch.no_grad():
+        other = video()
+        other[0, 0] += 1
+        moved = (net.backbone.tokens(other) - net.backbone.tokens(video())).abs().amax((2, 3)) > 1e-9
+    assert moved.tolist() == [[True] * T, [False] * T]
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -211,13 +258,13 @@ def test_merged_saved_exported_and_refused_by_open_clip(name, tmp_path):
         graph = i2v.export_program(merged).module()
         for batch in (x, x[:1]):
             torch.testing.assert_close(graph(batch), merged(batch), rtol=0, atol=1e-6)
-    with pytest.raises(ValueError, match="relocated heads" if name == "hr qkv" else "the shift 'c"):
+    with pytest.raises(ValueError, match="relocated heads" if name == "hr qkv" else "the shift '[cp]"):
         i2v.open_clip_state(merged)
     with pytest.raises(ValueError, match="a shift or queries that move would be lost"):
         i2v.zeroi2v_state(net)
 
 
-@pytest.mark.parametrize("name", ["channels qkv", "class token kv"])
+@pytest.mark.parametrize("name", ["channels qkv", "class token kv", "patches"])
 def test_onnx(name, tmp_path):
     assert i2v.export_onnx(model(OPERATORS[name], upper=1).float(), tmp_path / "m.onnx") <= 1e-5
 
@@ -232,6 +279,8 @@ def test_attention_weights_are_those_of_the_forward_pass(name):
         x = block.ln_1(block.shift(x, T))
         _, _, v, _ = block.attn.read(x, T, block.adapters)
         out = (weights[0].flatten(0, 1).to(v) @ v).transpose(1, 2).flatten(2)
+        if name == "patches":
+            out = shift_patches(out, T, patch_offsets(4), back=True)
         torch.testing.assert_close(block.attn.out_proj(out), block.attn(x, T, block.adapters), rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="whose heads read k and v of one frame each"):
         head_offsets(net)
@@ -242,7 +291,9 @@ def test_attention_weights_are_those_of_the_forward_pass(name):
     (lambda: i2v.TemporalConfig(shift="channel"), "shift = 'channel': allowed is none, class_token"),
     (lambda: i2v.TemporalConfig(queries=True), "queries = True: allowed is false without an offset"),
     (lambda: i2v.TemporalConfig((0, 0), queries=True), "queries"),
-    (lambda: i2v.TemporalConfig(folds=8), "folds = 8: allowed is 12"),
+    (lambda: i2v.TemporalConfig(folds=8), "folds = 8: allowed is 12, the default, with shift 'none'"),
+    (lambda: i2v.TemporalConfig(shift="patch", folds=8), "folds = 8: allowed is 12, the default, with shift 'patch'"),
+    (lambda: config(OPERATORS["patches"], compression=i2v.CompressionConfig("tome", remove=1)), "temporal.shift with"),
     (lambda: i2v.TemporalConfig(shift="class_token", folds=1), "folds = 1: allowed is 2 or more"),
     (lambda: config(i2v.TemporalConfig(shift="channel_kv", folds=17)), "folds = 17: .* 16 channels a head, .* 2 to 16"),
     (lambda: config(i2v.TemporalConfig(shift="class_token", folds=33)), "1/33 of 32 channels, less than one: allowed is 2 to 32"),
@@ -266,6 +317,7 @@ def test_rows_of_the_table_move_a_sixth_of_the_channels():
         for name in ("class-token-shift", "class-token-kv-shift", "channel-shift-kv", "channel-shift-qkv"):
             row = i2v.PRESETS[f"{name}-{data}"]
             assert replace(row, temporal=stdha.temporal) == stdha and row.temporal.folds == share
+        assert i2v.PRESETS[f"patch-shift-{data}"].temporal == replace(stdha.temporal, offsets=(), shift="patch")
         assert i2v.PRESETS[f"hr-qkv-{data}"].temporal == replace(stdha.temporal, queries=True)
 
 
