@@ -17,6 +17,8 @@ _HOMES = {
     "tower.checkpoints": ("checkpoint_info", "load_checkpoint", "save_checkpoint"),
     "tower.classifier": ("VideoClassifier", "build_model", "merge", "open_clip_state"),
     "tower.archives": ("WeightsError",),
+    "tower.origins": ("tower_config",),
+    "tower.unmodified": ("timm_state", "timm_tower"),
     "tower.export": ("export_onnx", "export_program"),
     "tower.zeroi2v": ("load_zeroi2v", "zeroi2v_state"),
 }

@@ -133,14 +133,21 @@ def open_clip_state(model: VideoClassifier) -> dict[str, Tensor]:
     what to add to open_clip's tower for offsets and the temporal embedding.
     """
     model = unwrapped(model)
-    config, temporal = model.config, model.config.temporal
-    lost = {"adapters (merge first)": config.adaptation.places, "relocated heads": any(temporal.offsets),
-            f"the shift {temporal.shift!r}": temporal.shift != "none", "the temporal embedding": temporal.embedding,
-            "UniFormerV2's modules": temporal.local or temporal.global_blocks,
-            f"compression {config.compression.kind!r}": config.compression.kind != "none", "registers": config.tower.registers,
-            "that this tower has no ln_pre (timm_state gives timm's form)": not config.tower.ln_pre,
-            f"norm_eps {config.tower.norm_eps:g}": config.tower.norm_eps != 1e-5}
-    if any(lost.values()):
-        raise ValueError(f"open_clip's tower would leave out {', '.join(name for name, there in lost.items() if there)}, and "
-                         "compute something else: README, \"Serving with open_clip\", shows what to add to it")
+    tower = model.config.tower
+    other = {"registers": tower.registers, "that this tower has no ln_pre (timm_state gives timm's form)": not tower.ln_pre,
+             f"norm_eps {tower.norm_eps:g}": tower.norm_eps != 1e-5}
+    lost = beyond_images(model.config) + [name for name, there in other.items() if there]
+    if lost:
+        raise ValueError(f"open_clip's tower would leave out {', '.join(lost)}, and compute something else: README, \"Serving "
+                         "with open_clip\", shows what to add to it")
     return model.backbone.image_state()
+
+
+def beyond_images(config: ModelConfig) -> list[str]:
+    """What a model has that no image tower computes, in words; nothing where it is one, frame by frame."""
+    temporal = config.temporal
+    added = {"adapters (merge first)": config.adaptation.places, "relocated heads": any(temporal.offsets),
+             f"the shift {temporal.shift!r}": temporal.shift != "none", "the temporal embedding": temporal.embedding,
+             "UniFormerV2's modules": temporal.local or temporal.global_blocks,
+             f"compression {config.compression.kind!r}": config.compression.kind != "none"}
+    return [name for name, there in added.items() if there]

@@ -2,48 +2,45 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from i2vlib.tower.archives import WeightsError
+from i2vlib.tower.families import Shaped, folded, form_of, missing_part, refusal, renamed
 
 ANCHORS = ("class_embedding", "conv1.weight", "positional_embedding")  # of these a text tower has one at most, and so a ResNet
 BESIDE = ("text", "logit_")  # what lies beside a tower that has no prefix: the text tower, CLIP's temperature
 
-# transformers' names -> open_clip's. Its q, k, v lie apart and its projection is stored the other way round
-TRANSFORMERS = {
-    "vision_model": "visual", "embeddings.class_embedding": "class_embedding", "embeddings.patch_embedding": "conv1",
-    "embeddings.position_embedding.weight": "positional_embedding", "pre_layrnorm": "ln_pre", "pre_layernorm": "ln_pre",
-    "post_layernorm": "ln_post", "encoder.layers": "transformer.resblocks", "self_attn": "attn", "layer_norm1": "ln_1",
-    "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
-
-
-class Shaped(Protocol):
-    shape: torch.Size
-
 
 def tower_part(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The tensors of the one image tower in `state` under open_clip's own names, whatever prefix it lies under.
+    """The tensors of the one image tower in `state` in VideoViT's form, whatever prefix they lie under and whoever named them.
 
-    Names of transformers' CLIPModel and CLIPVisionModel are translated. Raises WeightsError where there is no tower, or two.
+    See i2vlib.tower.families for the names that are known and for what is folded. Raises WeightsError where there is no tower,
+    or two, or one that a plain ViT's form cannot hold.
     """
-    state = from_transformers(state)
-    prefix = tower_prefix(state, source)
-    return {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix) and not k[len(prefix):].startswith(BESIDE)}
+    form = form_of(state)
+    reason = refusal(state) if form.plain else ""
+    if not reason:
+        named = renamed(state, form)
+        prefix = tower_prefix(named, source)
+        part = {k[len(prefix):]: v for k, v in named.items() if k.startswith(prefix)}
+        part = {k: v for k, v in part.items() if not k.startswith(BESIDE)}
+        reason = missing_part(part)
+    if reason:
+        raise WeightsError(f"{source}: a tower that VideoViT cannot be: it has {reason}")
+    return folded(part, form)
 
 
-def tower_prefix(state: Mapping[str, Tensor], source: str, kind: str = "weights of a CLIP image tower") -> str:
+def tower_prefix(state: Mapping[str, Tensor], source: str, kind: str = "weights of an image tower") -> str:
     """What stands in front of an image tower's names in `state`: "visual.", "state_dict.backbone.", "". Raises WeightsError."""
     ends = Counter(name[:len(name) - len(anchor)] for anchor in ANCHORS for name in state if f".{name}".endswith(f".{anchor}"))
     found = [prefix for prefix, count in ends.items() if count >= 2]
     if not found:
         missing = ", ".join(anchor for anchor in ANCHORS if anchor not in state)
-        raise WeightsError(f"{source}: not {kind}, no tensor {missing}, under whatever prefix; {some(state)}{remedy(state)}")
+        other = f". It has {reason}" if (reason := refusal(state)) else remedy(state)
+        raise WeightsError(f"{source}: not {kind}, no tensor {missing}, under whatever prefix; {some(state)}{other}")
     if len(found) > 1:
         raise WeightsError(
             f"{source}: holds {len(found)} image towers, under {' and '.join(map(repr, found))}, and does not say which one "
@@ -70,25 +67,6 @@ def remedy(names: Mapping[str, object]) -> str:
     if parts & {"visual", "resblocks"}:
         return ". It holds image weights: i2v.build_model(config, weights=path) loads them"
     return ""
-
-
-def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with transformers' names under open_clip's; any other as it is."""
-    if not any(name.endswith("embeddings.patch_embedding.weight") for name in state):
-        return dict(state)
-    found: dict[str, Tensor] = {}
-    for name, value in state.items():
-        for theirs, ours in TRANSFORMERS.items():
-            name = f".{name}.".replace(f".{theirs}.", f".{ours}.")[1:-1]
-        if name.endswith("visual_projection.weight") and value.ndim == 2:
-            name, value = name.replace("visual_projection.weight", "visual.proj"), value.T
-        if not name.endswith("embeddings.position_ids"):  # 0, 1, 2, ...
-            found[name] = value
-    for name in [name for name in found if re.search(r"\.q_proj\.(weight|bias)$", name)]:
-        three = [name.replace(".q_proj.", f".{letter}_proj.") for letter in "qkv"]
-        if all(other in found for other in three):
-            found[re.sub(r"\.q_proj\.", ".in_proj_", name)] = torch.cat([found.pop(other) for other in three])
-    return found
 
 
 def check_fit(state: Mapping[str, Shaped], want: Mapping[str, Shaped], source: str, hint: str = "") -> None:

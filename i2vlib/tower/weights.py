@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import warnings
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import open_clip
 import torch
 
-from i2vlib.config import CLIP_MEAN, ModelConfig, TowerConfig
+from i2vlib.config import CLIP_MEAN, CLIP_STD, ModelConfig, TowerConfig
 from i2vlib.tower.archives import WeightsError, read_tensors
 from i2vlib.tower.backbone import VideoViT
+from i2vlib.tower.families import form_of
 from i2vlib.tower.fetched import FETCHED, find_fetched, told
 from i2vlib.tower.names import check_fit, check_sound, remedy, tower_part
+from i2vlib.tower.origins import find_file, is_hub, is_timm, tower_config
 from i2vlib.tower.positions import resize_grid
 
 MINI_TOWER = Path(__file__).resolve().parents[1] / "assets" / "mini_tower.safetensors"
+OPENAIS = {"input_resolution", "context_length", "vocab_size"}  # OpenAI's own files carry these: trained with QuickGELU
+TOLERANCE = 1e-3  # of mean and std
 TOWER_KEYS = {"image_size", "patch_size", "layers", "width", "head_width", "mlp_ratio"}  # a plain open_clip vision_cfg
 
 
@@ -25,16 +28,20 @@ def load_image_weights(backbone: VideoViT, weights: str | Path, *, resize_positi
     """Copy image weights into the tower; every key and shape is accounted for before anything is copied.
 
     weights: "mini" (shipped), a name of FETCHED (`python -m i2vlib.fetch` brings it), an open_clip tag that exists for this
-    tower's shape ("openai", "laion2b_s34b_b88k"; downloads), or a file: safetensors, torch.save or OpenAI's TorchScript archive,
-    in which one image tower lies under whatever prefix and in whatever dicts, with open_clip's names or transformers'.
-    resize_positions: interpolate position embeddings of another grid (bicubic, as open_clip does; FETCHED without antialiasing,
-    as they were trained). Raises WeightsError.
+    tower's shape ("openai", "laion2b_s34b_b88k"), a model of timm or a repository of the hub (see origins.tower_config, which
+    gives the tower that such a name needs; these three download), or a file: safetensors, torch.save or OpenAI's TorchScript
+    archive, in which one image tower lies under whatever prefix and in whatever dicts, with the names of open_clip, timm,
+    transformers or the publishers of DINOv2, DINO, DeiT and MAE (families.py). resize_positions: interpolate position embeddings
+    of another grid, as the file's origin does. Raises WeightsError, also where the name says that the tower needs to be another.
     """
     tower = backbone.config.tower
-    _check_activation(weights, activation_of(tower, weights), bool(tower.quick_gelu))
-    state = tower_part(read_tensors(find_weights(tower, weights)), str(weights))
+    _check_origin(weights, tower)
+    raw = read_tensors(find_weights(tower, weights))
+    state = tower_part(raw, str(weights))
     if resize_positions and "positional_embedding" in state:
-        state["positional_embedding"] = resize_grid(state["positional_embedding"], tower.grid, antialias(weights))
+        form = form_of(raw)
+        state["positional_embedding"] = resize_grid(state["positional_embedding"], tower.grid,
+                                                    form.antialias and not _as_transformers(weights), form.offset)
     want = backbone.image_state()
     check_fit(state, want, str(weights), remedy(dict.fromkeys(state.keys() - want.keys())))
     check_sound(state, want, str(weights))
@@ -44,65 +51,93 @@ def load_image_weights(backbone: VideoViT, weights: str | Path, *, resize_positi
 
 
 def resolve_activation(config: ModelConfig, weights: str | Path | None) -> ModelConfig:
-    """The config with tower.quick_gelu decided by where the weights come from. Raises WeightsError on contradiction or doubt."""
-    asked, origin = config.tower.quick_gelu, None
+    """The config with tower.quick_gelu decided by where the weights come from.
+
+    Raises WeightsError in doubt, and where the weights need another tower than the config's.
+    """
+    tower = config.tower
     if weights is not None:
-        origin = activation_of(config.tower, weights)
-        if origin is None and asked is None:
-            raise WeightsError(f"{weights}: the file does not say whether it was trained with QuickGELU: set "
-                               "tower.quick_gelu (True for OpenAI's CLIP, False for most others)")
-        if asked is not None:
-            _check_activation(weights, origin, asked)
-    quick = next((q for q in (asked, origin) if q is not None), False)
-    return replace(config, tower=replace(config.tower, quick_gelu=quick))
+        _check_origin(weights, tower)
+    quick = tower.quick_gelu
+    if quick is None:
+        quick = origin_of(tower, weights).get("quick_gelu") if weights is not None else False
+    if quick is None and not tower.ln_pre:
+        quick = False  # of the ViTs that are not CLIP's none has QuickGELU
+    if quick is None:
+        raise WeightsError(f"{weights}: the file does not say whether it was trained with QuickGELU: set "
+                           "tower.quick_gelu (True for OpenAI's CLIP, False for most others)")
+    return replace(config, tower=replace(tower, quick_gelu=quick))
 
 
-def _check_activation(weights: str | Path, origin: bool | None, asked: bool) -> None:
-    if origin not in (None, asked):
-        raise WeightsError(f"{weights}: trained with {'QuickGELU' if origin else 'GELU'}, but tower.quick_gelu is {asked}: "
-                           f"allowed is {origin}, or None for build_model to decide it")
+def origin_of(tower: TowerConfig, weights: str | Path) -> dict[str, object]:
+    """The fields of TowerConfig that a name, or a file that says so, settles for weights of this tower. Raises WeightsError."""
+    name, path = str(weights), _file(weights)
+    if name == "mini":
+        return {"quick_gelu": False}
+    if name in FETCHED:
+        return _settled(FETCHED[name].tower)
+    if path:
+        if "tower" in (says := told(path)):
+            return _settled(TowerConfig.from_json(says["tower"]))
+        names = {name.rpartition(".")[2] for name in read_tensors(path)}
+        return {"quick_gelu": True} if OPENAIS <= names else {}
+    if tag := _tags(tower).get(name):
+        entry = open_clip.get_pretrained_cfg(tag, name)
+        quick = bool(entry.get("quick_gelu", False) or open_clip.get_model_config(tag).get("quick_gelu", False))
+        return {"quick_gelu": quick, "mean": tuple(entry.get("mean", CLIP_MEAN)), "std": tuple(entry.get("std", CLIP_STD))}
+    if is_timm(name) or is_hub(name):
+        return _settled(tower_config(name))
+    what = "a folder, not a file," if Path(name).expanduser().is_dir() else "neither a file"
+    raise WeightsError(f"weights {name!r}: {what} nor an open_clip tag for this tower; its tags are: "
+                       f"{', '.join(sorted(_tags(tower))) or 'none'}. Models of timm and repositories of the hub (owner/name) "
+                       "load as well")
 
 
-def activation_of(tower: TowerConfig, weights: str | Path) -> bool | None:
-    """True: QuickGELU, False: GELU, None: the file does not say."""
-    if str(weights) == "mini":
-        return False
-    if str(weights) in FETCHED:
-        return FETCHED[str(weights)].tower.quick_gelu
-    path = _file(weights)
-    if path is None:
-        arch, entry = _tag(tower, str(weights))
-        return bool(entry.get("quick_gelu", False) or open_clip.get_model_config(arch).get("quick_gelu", False))
-    if "tower" in (says := told(path)):
-        return json.loads(says["tower"])["quick_gelu"]
-    names = {name.rpartition(".")[2] for name in read_tensors(path)}
-    return True if {"input_resolution", "context_length", "vocab_size"} <= names else None  # OpenAI's own files carry these
+def _settled(tower: TowerConfig) -> dict[str, object]:
+    """All but what may be another with the same weights: the size of the picture, and whether proj is kept."""
+    return {name: value for name, value in tower.to_dict().items() if name not in ("image_size", "output_dim")}
+
+
+def _check_origin(weights: str | Path, tower: TowerConfig) -> None:
+    for name, needed in origin_of(tower, weights).items():
+        own = getattr(tower, name)
+        if name == "quick_gelu" and own not in (None, needed):
+            raise WeightsError(f"{weights}: trained with {'QuickGELU' if needed else 'GELU'}, but tower.quick_gelu is {own}: "
+                               f"allowed is {needed}, or None for build_model to decide it")
+        if name != "quick_gelu" and not _alike(own, needed):
+            raise WeightsError(f"{weights}: TowerConfig.{name} = {own}: these weights need {needed}")
+
+
+def _alike(own: object, needed: object) -> bool:
+    if isinstance(needed, (tuple, list)):
+        return all(abs(a - b) <= TOLERANCE for a, b in zip(own, needed, strict=True))
+    return math.isclose(own, needed, rel_tol=1e-6)
 
 
 def find_weights(tower: TowerConfig, weights: str | Path) -> Path:
-    """The file behind a name. Downloads an open_clip tag. Raises WeightsError saying what there is."""
-    if str(weights) == "mini":
+    """The file behind a name, downloaded where it has to be. Raises WeightsError saying what there is."""
+    name, path = str(weights), _file(weights)
+    if name == "mini":
         return MINI_TOWER
-    if str(weights) in FETCHED:
-        return find_fetched(str(weights))
-    path = _file(weights)
-    if path is not None:
+    if name in FETCHED:
+        return find_fetched(name)
+    if path:
         return path
-    _, entry = _tag(tower, str(weights))
-    if any(abs(a - b) > 0.01 for a, b in zip(entry.get("mean", CLIP_MEAN), CLIP_MEAN, strict=True)):
-        warnings.warn(f"weights {weights!r} saw images scaled with mean {entry['mean']} and std {entry['std']}: set "
-                      "ClipConfig.mean and ClipConfig.std to these", stacklevel=2)
+    tag = _tags(tower).get(name)
+    if tag is None:
+        origin_of(tower, name)  # raises where there is no such name
+        return find_file(name)
     try:
-        return Path(open_clip.download_pretrained(entry))
+        return Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(tag, name)))
     except Exception as error:  # the hub's clients raise many kinds
-        raise WeightsError(f"weights {weights!r} could not be downloaded ({type(error).__name__}): connect, or give the path "
+        raise WeightsError(f"weights {name!r} could not be downloaded ({type(error).__name__}): connect, or give the path "
                            "of a file") from error
 
 
-def antialias(weights: str | Path) -> bool:
-    """Whether positions are smoothed as they shrink: not where the weights were trained in transformers' way."""
+def _as_transformers(weights: str | Path) -> bool:
+    """Whether a file in our own names was trained in transformers' way, where positions are not smoothed as they shrink."""
     path = _file(weights)
-    return str(weights) not in FETCHED and not (path and told(path))
+    return str(weights) in FETCHED or bool(path and told(path))
 
 
 def _file(weights: str | Path) -> Path | None:
@@ -111,17 +146,13 @@ def _file(weights: str | Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def _tag(tower: TowerConfig, tag: str) -> tuple[str, dict]:
-    """open_clip's architecture and entry for a tag of this tower; of several image sizes the tower's own, else the first."""
+def _tags(tower: TowerConfig) -> dict[str, str]:
+    """open_clip's tags for this tower, and the architecture of each; of several image sizes the tower's own, else the first."""
     known: dict[str, str] = {}
     for arch, name in open_clip.list_pretrained():
         if _same_shape(arch, tower) and (name not in known or _image_size(arch) == tower.image_size):
             known[name] = arch
-    if tag not in known:
-        there = ", ".join(sorted(known)) or "none"
-        what = "a folder, not a file," if Path(tag).expanduser().is_dir() else "neither a file"
-        raise WeightsError(f"weights {tag!r}: {what} nor an open_clip tag for this tower; its tags are: {there}")
-    return known[tag], open_clip.get_pretrained_cfg(known[tag], tag)
+    return known
 
 
 def _image_size(arch: str) -> int:

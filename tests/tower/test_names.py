@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 import i2vlib as i2v
 from i2vlib.config import AdaptationConfig, ModelConfig, TemporalConfig, TowerConfig
 from i2vlib.tower.archives import read_tensors
-from i2vlib.tower.names import check_finite, from_transformers
+from i2vlib.tower.families import form_of, renamed
+from i2vlib.tower.names import check_finite
 from i2vlib.tower.weights import WeightsError, find_weights
 
 CONFIG = ModelConfig(TowerConfig(16, 8, 16, 2, 4, 2.0, 8, quick_gelu=True), frames=2, classes=3)
@@ -100,9 +101,9 @@ def test_two_towers_are_refused_by_name_and_the_remedy_works(tmp_path, held, pre
 
 
 def test_where_nothing_fits_the_files_own_names_are_shown(tmp_path):
-    timm = {"patch_embed.proj.weight": torch.ones(1), "blocks.0.attn.qkv.weight": torch.ones(1), "cls_token": torch.ones(1)}
-    with pytest.raises(WeightsError, match=r"no tensor class_embedding, conv1.weight, pos.*holds 3 tensors: patch_embed.proj"):
-        load(tmp_path, timm)
+    convnet = {"stem.0.weight": torch.ones(1), "stages.0.blocks.0.gamma": torch.ones(1), "head.fc.weight": torch.ones(1)}
+    with pytest.raises(WeightsError, match=r"no tensor class_embedding, conv1.weight, pos.*holds 3 tensors: stem.0.weight"):
+        load(tmp_path, convnet)
     with pytest.raises(WeightsError, match="it holds no tensor"):
         load(tmp_path, {"epoch": 3, "state_dict": {}})
     deeper = replace(CONFIG, tower=replace(CONFIG.tower, layers=4))
@@ -183,6 +184,6 @@ def test_a_name_is_a_file_a_home_or_a_tag_but_no_folder(tmp_path, monkeypatch):
 
 
 def test_other_names_stay_as_they_are():
-    assert from_transformers(STATE) == STATE
+    assert renamed(STATE, form_of(STATE)) == STATE
     half = {k: v for k, v in transformers(STATE).items() if "layers.0.self_attn.k_proj" not in k}
-    assert "visual.transformer.resblocks.0.attn.q_proj.weight" in from_transformers(half), "shown where a part is missing"
+    assert "visual.transformer.resblocks.0.attn.q_proj.weight" in renamed(half, form_of(half)), "shown where a part is missing"

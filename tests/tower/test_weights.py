@@ -215,13 +215,16 @@ def test_weights_of_the_wrong_activation_are_not_loaded():
         load_image_weights(backbone, "mini")
 
 
-def test_a_tag_is_found_for_another_image_size_and_other_scaling_is_told(monkeypatch):
+def test_a_tag_is_found_for_another_image_size_and_other_scaling_is_refused(monkeypatch):
     monkeypatch.setattr(open_clip, "download_pretrained", lambda entry: "file")
     large = replace(i2v.TOWERS["ViT-L-14"], image_size=448)
     assert resolve_activation(ModelConfig(large), "openai").tower.quick_gelu
     assert str(find_weights(large, "openai")) == "file"
-    with pytest.warns(UserWarning, match="set ClipConfig.mean and ClipConfig.std"):
-        find_weights(i2v.TOWERS["ViT-L-14"], "laion2b_s32b_b82k")
+    plain = ModelConfig(i2v.TOWERS["ViT-L-14"])
+    with pytest.raises(WeightsError, match=r"laion2b_s32b_b82k: TowerConfig.mean = \(0.48.*these weights need \(0.5, 0.5, 0.5\)"):
+        resolve_activation(plain, "laion2b_s32b_b82k")
+    half = (0.5, 0.5, 0.5)
+    assert resolve_activation(replace(plain, tower=replace(plain.tower, mean=half, std=half)), "laion2b_s32b_b82k")
 
 
 def test_files_are_as_readable_as_the_umask_says(tmp_path):
