@@ -124,7 +124,8 @@ def test_a_server_needs_none_of_the_courses_tools():
     code = f"""
 import importlib.metadata, sys
 extra = {{d for d in {sorted(set(requirements((ROOT / "requirements.txt").read_text().splitlines())))!r}}}
-core = {{"torch", "torchvision", "numpy", "open_clip_torch", "safetensors", "accelerate", "filelock", "tqdm", "av", "decord"}}
+core = {{"torch", "torchvision", "numpy", "open_clip_torch", "timm", "safetensors", "accelerate", "filelock", "tqdm", "av",
+        "decord"}}
 for module, homes in importlib.metadata.packages_distributions().items():
     if set(homes) <= extra - core:
         sys.modules[module] = None

@@ -14,9 +14,8 @@ from pathlib import Path
 import timm
 import torch
 from timm.layers import LayerScale, Mlp
-from timm.layers.attention import Attention
 from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import nn
 
 from i2vlib.config import TowerConfig
