@@ -22,15 +22,15 @@ from i2vlib.config import (
 from i2vlib.protocol import ClipConfig, Protocol, TrainConfig
 from i2vlib.temporal.heads import stdha_offsets
 
+VIT_S14 = TowerConfig(112, 14, 384, 12, 6, 4.0, 0, False, ln_pre=False, norm_eps=1e-6, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 TOWERS = {
     "ViT-B-32": TowerConfig(224, 32, 768, 12, 12, 4.0, 512),
     "ViT-B-16": TowerConfig(224, 16, 768, 12, 12, 4.0, 512),
     "ViT-L-14": TowerConfig(224, 14, 1024, 24, 16, 4.0, 768),
     "ViT-L-14-336": TowerConfig(336, 14, 1024, 24, 16, 4.0, 768),
     "mini": TowerConfig(48, 6, 64, 4, 8, 4.0, 64),  # shipped with its weights: 8x8 patches, 0.2M parameters
-    # real pre-training on photographs, fetched by `python -m i2vlib.fetch saliency-vit-s14`; made for 518 px, here 8x8 patches
-    "saliency-vit-s14": TowerConfig(112, 14, 384, 12, 6, 4.0, 0, False, ln_pre=False, norm_eps=1e-6, mean=IMAGENET_MEAN,
-                                    std=IMAGENET_STD),
+    # real pre-training on photographs, fetched by `python -m i2vlib.fetch`; made for 518 pixels, here of 8x8 patches: tower_at
+    "dinov2-s14": VIT_S14, "saliency-vit-s14": VIT_S14,
 }
 CLASSES = {"k400": 400, "ssv2": 174, "ucf101": 101, "hmdb51": 51, "diving48": 48,
            "mini-motion": 6, "mini-blink": 4, "mini-appearance": 32, "mini-corrupted": 32}

@@ -216,6 +216,29 @@ def test_what_its_authors_published_is_kept_as_it_is(published, capsys):
     assert fetch("dinov2-s14") == path
 
 
+def test_the_authors_form_becomes_the_tower(tiny, cached, tmp_path, monkeypatch):
+    """Their names, LayerScale and the patches' bias, and their way with positions, from weights="dinov2-s14" on."""
+    path, ones = cached_path("dinov2-s14").parent / "vits14.pth", torch.ones(WIDTH)
+    state = {"cls_token": torch.randn(1, 1, WIDTH), "pos_embed": torch.randn(1, 17, WIDTH), "mask_token": torch.zeros(1, WIDTH),
+             "patch_embed.proj.weight": torch.randn(WIDTH, 3, PATCH, PATCH), "patch_embed.proj.bias": ones,
+             "norm.weight": ones, "norm.bias": ones}
+    for i in range(LAYERS):
+        for name, outer, inner in (("attn.qkv", 3, 1), ("attn.proj", 1, 1), ("mlp.fc1", 4, 1), ("mlp.fc2", 1, 4)):
+            state |= {f"blocks.{i}.{name}.weight": torch.randn(outer * WIDTH, inner * WIDTH),
+                      f"blocks.{i}.{name}.bias": torch.randn(outer * WIDTH)}
+        state |= {f"blocks.{i}.{name}": 2 * ones for name in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias",
+                                                              "ls1.gamma", "ls2.gamma")}
+    torch.save(state, path)
+    want = Published("", path.name, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest(), FETCHED["tiny"].tower,
+                     "", "")
+    monkeypatch.setitem(FETCHED, "dinov2-s14", want)
+    tower = i2v.build_model(ModelConfig(want.tower), "dinov2-s14").backbone
+    torch.testing.assert_close(tower.transformer.resblocks[1].mlp.c_proj.weight.data, 2 * state["blocks.1.mlp.fc2.weight"])
+    half = i2v.build_model(ModelConfig(replace(want.tower, image_size=SIDE // 2)), "dinov2-s14", resize_positions=True).backbone
+    resized = resize_grid(tower.positional_embedding.data, 2, antialias=False, offset=0.1)
+    torch.testing.assert_close(half.positional_embedding.data, resized)
+
+
 @pytest.mark.parametrize("harm", [lambda d: changed(d, 5), lambda d: d[:-1], lambda d: b"<html>log in first</html>"],
                          ids=["byte", "short", "page"])
 def test_nothing_else_passes_for_dinov2(published, harm, capsys):
@@ -261,4 +284,5 @@ def test_the_real_one_is_pinned_and_known_to_the_presets():
     want = FETCHED["saliency-vit-s14"]
     assert len(want.wheel.sha256) == len(want.content) == 64 and len(want.outputs) == 8
     assert tower_at("saliency-vit-s14", 518) == want.tower and TOWERS["saliency-vit-s14"].grid == 8
+    assert tower_at("dinov2-s14", 518) == FETCHED["dinov2-s14"].tower
     assert "DINOv2" not in json.loads(want.metadata()["origin"]).values() and want.note.startswith("not DINOv2")
