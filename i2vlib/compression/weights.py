@@ -1,6 +1,7 @@
 """The interpolation weights of a model: read and replaced during a forward pass, followed to the input frames, laid on pixels.
 
-A weight map (B,T,N) holds one number for each token that enters a site: T frames, N tokens, the class token first.
+A weight map (B,T,N) holds one number for each token that enters a site: T frames, N tokens, the class token first,
+registers, if there are any, behind the patches.
 """
 
 from __future__ import annotations
@@ -72,14 +73,17 @@ def cascade(maps: Sequence[Tensor]) -> Tensor:
     return product
 
 
-def to_pixels(weights: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """A weight map (B,T,N) on the pixels that its patches cover, without the class token: (B,T,H,W), each patch a flat square."""
-    if weights.shape[2] != 1 + grid[0] * grid[1]:
-        raise ValueError(f"a map of {weights.shape[2]} tokens: allowed is 1 + {grid[0]}·{grid[1]} for grid {tuple(grid)}")
-    return F.interpolate(weights[:, :, 1:].unflatten(2, grid), size, mode="nearest")
+def to_pixels(weights: Tensor, grid: tuple[int, int], size: tuple[int, int], registers: int = 0) -> Tensor:
+    """A weight map (B,T,N) on the pixels that its patches cover, without class token and registers: (B,T,H,W), each patch a flat
+    square."""
+    patches = grid[0] * grid[1]
+    if weights.shape[2] != 1 + patches + registers:
+        raise ValueError(f"a map of {weights.shape[2]} tokens: allowed is 1 + {grid[0]}·{grid[1]} for grid {tuple(grid)}, and "
+                         f"{registers} registers")
+    return F.interpolate(weights[:, :, 1:1 + patches].unflatten(2, grid), size, mode="nearest")
 
 
-def fuse_frames(video: Tensor, weights: Tensor, grid: tuple[int, int], frames: int) -> Tensor:
+def fuse_frames(video: Tensor, weights: Tensor, grid: tuple[int, int], frames: int, registers: int = 0) -> Tensor:
     """Frames drawn together by their weights, as pictures of what is left (InTI figures 4 and 5).
 
     video (B,T,3,H,W) float; weights (B,T,N), one for each input frame and place, from one site or from `cascade`; frames: how
@@ -89,5 +93,5 @@ def fuse_frames(video: Tensor, weights: Tensor, grid: tuple[int, int], frames: i
     if video.shape[1] != weights.shape[1] or video.shape[1] % frames:
         raise ValueError(f"{video.shape[1]} frames with weights for {weights.shape[1]} into {frames}: allowed is one weight map "
                          "a frame, and whole groups")
-    pixels = to_pixels(weights, grid, tuple(video.shape[-2:])).unsqueeze(2) * video
+    pixels = to_pixels(weights, grid, tuple(video.shape[-2:]), registers).unsqueeze(2) * video
     return pixels.unflatten(1, (frames, -1)).sum(2)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from i2vlib.config import CLIP_MEAN, CLIP_STD
+from i2vlib.config import CLIP_MEAN, CLIP_STD, TowerConfig
 from i2vlib.protocol import ClipConfig
 
 # Brightness, contrast, saturation (factors 1 ± this) and hue (± this share of a turn): the ranges of X-CLIP's public code, and so
@@ -19,9 +19,10 @@ from i2vlib.protocol import ClipConfig
 JITTER = (0.4, 0.4, 0.2, 0.1)
 
 
-def unnormalised(clip: Tensor) -> Tensor:
-    """CLIP's normalisation undone: (...,3,H,W) float as the model sees it -> of the range 0..1, but for rounding."""
-    return clip * torch.tensor(CLIP_STD).view(3, 1, 1) + torch.tensor(CLIP_MEAN).view(3, 1, 1)
+def unnormalised(clip: Tensor, tower: TowerConfig | None = None) -> Tensor:
+    """The tower's normalisation undone, or CLIP's: (...,3,H,W) float as the model sees it -> 0..1, but for rounding."""
+    mean, std = (tower.mean, tower.std) if tower else (CLIP_MEAN, CLIP_STD)
+    return clip * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
 
 
 def train_transform(clip: ClipConfig) -> TrainTransform:

@@ -1,7 +1,7 @@
 """What every head attends to: the weights of a forward pass, followed through the layers to the input tokens, laid on places.
 
-Letters: B clips, T frames, N tokens (the class token first, then H·W patches), h heads. A head of offset δ at frame t attends to
-the tokens of frame t+δ, or of its own where t+δ lies outside the clip (ZeroI2V eq. 7-9).
+Letters: B clips, T frames, N tokens (the class token first, then H·W patches, then registers), h heads. A head of offset δ at
+frame t attends to the tokens of frame t+δ, or of its own where t+δ lies outside the clip (ZeroI2V eq. 7-9).
 """
 
 from __future__ import annotations
@@ -97,14 +97,15 @@ def frame_read(t: int, offset: int, frames: int) -> int:
     return t + offset if 0 <= t + offset < frames else t
 
 
-def query_maps(weights: Tensor, query: Query = "class") -> Tensor:
+def query_maps(weights: Tensor, query: Query = "class", registers: int = 0) -> Tensor:
     """The attention of one query to all patches: weights (...,N,N) -> (...,H,W), on a square grid.
 
-    query: "class" or (row, column) of a patch. What goes to the class token is left out and nothing is scaled, so a map sums to
-    1 less that. Raises ValueError where the tokens lie on no square grid (behind ToMe or STA) or the query lies outside it.
+    query: "class" or (row, column) of a patch; registers: as in TowerConfig. What goes to the class token and to registers, which
+    have no place, is left out and nothing is scaled, so a map sums to 1 less that. Raises ValueError where the tokens lie on no
+    square grid (behind ToMe or STA) or the query lies outside it.
     """
-    side = grid_side(weights.shape[-1])
-    return weights[..., query_token(query, side), 1:].unflatten(-1, (side, side))
+    side = grid_side(weights.shape[-1], registers)
+    return weights[..., query_token(query, side), 1:1 + side**2].unflatten(-1, (side, side))
 
 
 def query_token(query: Query, side: int) -> int:
@@ -120,12 +121,12 @@ def query_token(query: Query, side: int) -> int:
     return 1 + row * side + column
 
 
-def grid_side(tokens: int) -> int:
-    """Patches along one side of a square grid with a class token. Raises ValueError."""
-    side = round(max(tokens - 1, 0) ** 0.5)
-    if tokens != 1 + side**2 or not side:
-        raise ValueError(f"{tokens} tokens a frame: allowed is a class token and a square grid; merged or dropped tokens (ToMe, "
-                         "STA) have no places")
+def grid_side(tokens: int, registers: int = 0) -> int:
+    """Patches along one side of a square grid with a class token and so many registers behind it. Raises ValueError."""
+    side = round(max(tokens - 1 - registers, 0) ** 0.5)
+    if tokens != 1 + side**2 + registers or not side or registers < 0:
+        raise ValueError(f"{tokens} tokens a frame, {registers} of them registers: allowed is a class token and a square grid; "
+                         "merged or dropped tokens (ToMe, STA) have no places")
     return side
 
 
@@ -175,11 +176,12 @@ def rollout(weights: Sequence[Tensor], offsets: Sequence[int] | Sequence[Sequenc
     Beware: rows of A sum to 1, so how much of a frame's share moves on to which frame follows from the offsets alone. Only where
     in a frame it lies depends on the clip; totals of frames do so only through the weights of sites.
 
-    weights: one (B,T',h,N,N) a block, all of them, as attention_weights gives them. offsets: one int a head, () = all spatial,
-    or one such sequence a block. sites: {blocks that have run: (B,T',N)}, the weights of each site that halves the frames, as
-    dict(zip(config.compression.after, maps)) with the maps of compression.weights.interpolation_weights; there the share of a
-    fused token goes to its two, in proportion to their weights. Raises ValueError where the frames or tokens of neighbouring
-    layers do not fit, as behind a site that is not given, or behind ToMe and STA.
+    weights: one (B,T',h,N,N) a block, all of them, as attention_weights gives them; registers are tokens as any other here.
+    offsets: one int a head, () = all spatial, or one such sequence a block. sites: {blocks that have run: (B,T',N)}, the
+    weights of each site that halves the frames, as dict(zip(config.compression.after, maps)) with the maps of
+    compression.weights.interpolation_weights; there the share of a fused token goes to its two, in proportion to their weights.
+    Raises ValueError where the frames or tokens of neighbouring layers do not fit, as behind a site that is not given, or
+    behind ToMe and STA.
     """
     if not weights or any(w is None for w in weights):
         raise ValueError(f"weights of {sum(w is not None for w in weights)} blocks: allowed is all of them, without `layers`")

@@ -44,10 +44,10 @@ def clip_gradcam(model: nn.Module, video: Tensor, target: int | None = None, lay
 
     def on_grid(tokens: Tensor) -> Tensor:
         """(T',N,D) -> (1,D,T',H,W) float32 or wider, as the package wants a volume."""
-        if tokens.shape[1] != 1 + side**2:
+        if tokens.shape[1] != model.config.tower.tokens:
             raise ValueError(f"{tokens.shape[1]} tokens a frame at {name}: allowed is a place that has the class token and all "
                              f"{side}·{side} patches; this model drops or merges some before it")
-        return wide(tokens[:, 1:].unflatten(1, (side, side)).permute(3, 0, 1, 2)[None])
+        return wide(tokens[:, 1:1 + side**2].unflatten(1, (side, side)).permute(3, 0, 1, 2)[None])
 
     # gradients flow from the clip: frozen weights need none, and none are left behind in those that train
     with torch.inference_mode(False), torch.enable_grad(), at_rest(model), _frozen(model), _gradcam(model, place, on_grid) as cam:

@@ -18,6 +18,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
+from i2vlib.config import TowerConfig
 from i2vlib.insight.attention import Query, frame_read, grid_side, query_maps, whole_numbers
 from i2vlib.show.clips import frames_fused, pictures, signed
 from i2vlib.show.names import finished, plain
@@ -31,21 +32,23 @@ LEAST = 240  # pixels: the shorter side of an animation of a bare clip, whose fr
 
 def attention(clip: Tensor, weights: Sequence[Tensor | None], *, layer: int, heads: int | Sequence[int] | None = None,
               query: Query = "class", offsets: Sequence[int] = (), t: int | Sequence[int] | None = None,
-              names: Sequence[str] = (), title: str | None = None, size: float = 1.15) -> Figure:
+              tower: TowerConfig | None = None, names: Sequence[str] = (), title: str | None = None,
+              size: float = 1.15) -> Figure:
     """What a query looks at: for each frame t the map of every head, drawn on the frame t+δ that the head reads.
 
-    clip: (T,H,H,3) uint8 or (T,3,H,H) float, what the model sees and so square; weights: of this one clip, (1,T',h,N,N) a block,
-    as attention.attention_weights gives them; layer: the block, counted from 0, from the end if negative. heads: one row each,
-    all if left out. query: "class", or (row, column) of a patch, which is framed on its own frame. offsets: one int a head, () =
-    all spatial. t: query frames to draw, all if left out. names: one a row, "head i" if left out; they tell heads of several
-    models apart, put side by side as one block's. With T' < T behind sites of compression each picture is the average of the T/T'
-    frames that are fused there. size: width of a frame, inches. One scale for all of a head, over all frames of the
-    clip, drawn or not: from 0 to its most, which stands at its row. Returns the figure, closed. Raises ValueError where clip,
-    weights and offsets do not fit.
+    clip: (T,H,H,3) uint8 or (T,3,H,H) float, what the model sees and so square; weights: of this one clip, (1,T',h,N,N) a
+    block, as attention.attention_weights gives them; layer: the block, counted from 0, from the end if negative. heads: one row
+    each, all if left out. query: "class", or (row, column) of a patch, which is framed on its own frame. offsets: one int a
+    head, () = all spatial. tower: the model's; it says how a float clip was normalised (without one: as CLIP's), and how many
+    registers it has, to which attention has no place and is on no map. t: query frames to draw, all if left out. names: one a
+    row, "head i" if left out; they tell heads of several models apart, put side by side as one block's. With T' < T behind
+    sites of compression each picture is the average of the T/T' frames that are fused there. size: width of a frame, inches.
+    One scale for all of a head, over all frames of the clip, drawn or not: from 0 to its most, which stands at its row. Returns
+    the figure, closed. Raises ValueError where clip, weights and offsets do not fit.
     """
     block = _block(weights, layer)
     frames, count = block.shape[:2]
-    shown = _fused(clip, frames)
+    shown = _fused(clip, frames, tower)
     chosen = _numbers(heads, count, "heads")
     times = _numbers(t, frames, "t")
     offsets = whole_numbers(offsets, "offsets")
@@ -55,7 +58,7 @@ def attention(clip: Tensor, weights: Sequence[Tensor | None], *, layer: int, hea
         raise ValueError(f"{len(names)} names: allowed is one a row, {len(chosen)}, or none")
     names = [plain(name, 24) for name in names] or [f"head {head}" for head in chosen]
     offsets = offsets or (0,) * count
-    maps, each = query_maps(block, query).numpy(), len(clip) // frames  # (T,h,H,W)
+    maps, each = query_maps(block, query, tower.registers if tower else 0).numpy(), len(clip) // frames  # (T,h,H,W)
     columns, inner = min(len(times), COLUMNS), size - GAP
     step = inner + LINE + 0.05
     page = Page(len(times), columns, (1 + len(chosen)) * step, size, left=LEFT, right=RIGHT,
@@ -121,21 +124,23 @@ def head_table(tables: Mapping[str, Tensor], *, offsets: Sequence[Sequence[int]]
     return finished(figure)
 
 
-def rollout_map(clip: Tensor, shares: Tensor, *, title: str = "", size: float = 1.15) -> Figure:
+def rollout_map(clip: Tensor, shares: Tensor, *, tower: TowerConfig | None = None, title: str = "", size: float = 1.15) -> Figure:
     """Where rollout leads back to: the frames with the share of each patch, and under each the total of the frame as a bar.
 
     clip as in `attention`; shares (T,N) or (1,T,N), as attention.rollout gives them for this clip. A bar has the share of the
-    patches below and of the class token above; all bars sum to 1, and the dashed line is the same share for every frame. A bar's
-    height tells of the offsets and of the sites' weights, not of what attention looks at (see rollout); for which frame matters
-    ask evidence.occlude_frames. Returns the figure, closed. Raises ValueError where the two do not fit.
+    patches below and of the class token above; all bars sum to 1, less the share of the tower's registers, and the dashed line
+    is the same share for every frame. A bar's height tells of the offsets and of the sites' weights, not of what attention
+    looks at (see rollout); for which frame matters ask evidence.occlude_frames. Returns the figure, closed. Raises ValueError
+    where the two do not fit.
     """
     shares = (shares[0] if shares.ndim == 3 and len(shares) == 1 else shares).detach().cpu().float()
     if shares.ndim != 2 or len(shares) != len(clip):
         raise ValueError(f"clip of {len(clip)} frames with shares {tuple(shares.shape)}: allowed is (T, N) or (1, T, N)")
-    side, shown, tall = grid_side(shares.shape[1]), _fused(clip, len(clip)), 0.9  # tall: the bars, inches
-    maps, own, patches = shares[:, 1:].unflatten(1, (side, side)).numpy(), shares[:, 0].numpy(), shares[:, 1:].sum(1).numpy()
+    side, shown = grid_side(shares.shape[1], tower.registers if tower else 0), _fused(clip, len(clip), tower)
+    places, own = shares[:, 1:1 + side**2], shares[:, 0].numpy()
+    maps, patches = places.unflatten(1, (side, side)).numpy(), places.sum(1).numpy()
     most = float(maps.max()) or 1.0
-    columns, top = min(len(shown), COLUMNS), 1.28 * max(float((own + patches).max()), 1 / len(shown))
+    columns, tall, top = min(len(shown), COLUMNS), 0.9, 1.28 * max(float((own + patches).max()), 1 / len(shown))
     page = Page(len(shown), columns, LINE + tall + size, size, left=LEFT, right=RIGHT, title=title,
                 note="share of the frame: patches (full colour) and its class token (pale); dashed: every frame alike")
     for row, start in enumerate(range(0, len(shown), columns)):
@@ -216,9 +221,9 @@ def _block(weights: Sequence[Tensor | None], layer: int) -> Tensor:
     return block[0].detach().cpu().float()
 
 
-def _fused(clip: Tensor, frames: int) -> np.ndarray:
+def _fused(clip: Tensor, frames: int, tower: TowerConfig | None) -> np.ndarray:
     """(frames,S,S,3) uint8: the clip, or the averages of its groups of frames."""
-    shown = pictures(clip).cpu().numpy()
+    shown = pictures(clip, tower).cpu().numpy()
     if shown.shape[1] != shown.shape[2]:
         raise ValueError(f"frames of {shown.shape[1]}x{shown.shape[2]}: allowed is the square that the model sees")
     if not frames or len(shown) % frames:

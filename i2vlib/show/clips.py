@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from i2vlib.config import TowerConfig
 from i2vlib.data.transforms import unnormalised
 from i2vlib.show.names import finished, plain
 from i2vlib.show.page import COLUMNS
@@ -29,9 +30,9 @@ def film(clips: Tensor | Sequence[Tensor], *, title: str = "", rows: Sequence[st
     """Draw one clip or several as rows of frames, COLUMNS of them in a row: the first ones of each clip, the next of each, ...
 
     clips: one clip or a sequence of clips, each (T,H,W,3) uint8 as decoded, or (T,3,H,W) float as the model sees it (CLIP's
-    normalisation is undone). rows: a label for each clip; frames: a label for each time, "t = 0", "t = 1", ... if left out.
-    size: width of a frame, inches. Returns the figure, closed, so that a notebook shows it once. Raises ValueError for other
-    shapes, for nothing to draw, and where rows are not one a clip.
+    normalisation is undone; of other towers give pictures(clip, tower)). rows: a label for each clip; frames: a label for each
+    time, "t = 0", "t = 1", ... if left out. size: width of a frame, inches. Returns the figure, closed, so that a notebook
+    shows it once. Raises ValueError for other shapes, for nothing to draw, and where rows are not one a clip.
     """
     strips = [pictures(c) for c in ([clips] if isinstance(clips, Tensor) and clips.ndim == 4 else clips)]
     if not strips or not all(len(s) for s in strips) or len(rows) not in (0, len(strips)):
@@ -58,12 +59,12 @@ def film(clips: Tensor | Sequence[Tensor], *, title: str = "", rows: Sequence[st
     return finished(figure)
 
 
-def pictures(clip: Tensor) -> Tensor:
-    """(T,H,W,3) uint8 out of either layout."""
+def pictures(clip: Tensor, tower: TowerConfig | None = None) -> Tensor:
+    """(T,H,W,3) uint8 out of either layout; of a float clip the tower's normalisation is undone, CLIP's without a tower."""
     if clip.ndim == 4 and clip.shape[-1] == 3 and clip.dtype == torch.uint8:
         return clip
     if clip.ndim == 4 and clip.shape[1] == 3 and clip.is_floating_point():
-        clip = unnormalised(clip.detach().cpu().float())
+        clip = unnormalised(clip.detach().cpu().float(), tower)
         return (clip.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
     raise ValueError(f"clip {tuple(clip.shape)} {clip.dtype}: allowed is (T, H, W, 3) uint8 or (T, 3, H, W) float")
 

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from i2vlib.compression.weights import cascade, interpolation_weights
+from i2vlib.config import TowerConfig
 from i2vlib.insight.attention import attention_weights, block_numbers, grid_side
 from i2vlib.show.board import weight_table
 from i2vlib.show.clips import pictures
@@ -42,20 +43,22 @@ def clip_for(model: nn.Module, clip: Tensor) -> Tensor:
 
 
 def read_attention(model: nn.Module, clip: Tensor, layers: Sequence[int] | None = None) -> list[np.ndarray]:
-    """The attention of the chosen layers (all) on one clip: (T',h,N,N) float32 each, rows are queries."""
+    """The attention of the chosen layers (all) on one clip: (T',h,1+H·W,1+H·W) float32 each, rows are queries.
+
+    Registers are neither patch nor class token and are left out, as queries and as what is read: rows sum to 1 less their share.
+    """
     with torch.no_grad(), at_rest(model), attention_weights(model, layers) as maps:
         model(clip_for(model, clip))
-    found = [m[0].float().cpu().numpy() for m in maps if m is not None]
-    for m in found:
-        grid_side(m.shape[-1])
-    return found
+    found, registers = [m[0].float().cpu().numpy() for m in maps if m is not None], model.config.tower.registers
+    sides = [grid_side(m.shape[-1], registers) for m in found]
+    return [m[..., :1 + side**2, :1 + side**2] for m, side in zip(found, sides, strict=True)]
 
 
 def read_weights(model: nn.Module, clip: Tensor) -> list[np.ndarray]:
-    """The interpolation weights of every site on one clip: (T,N), (T/2,N), ... float32."""
+    """The interpolation weights of every site on one clip, without registers': (T,1+H·W), (T/2,1+H·W), ... float32."""
     with torch.no_grad(), at_rest(model), interpolation_weights(model) as maps:
         model(clip_for(model, clip))
-    return [m[0].float().cpu().numpy() for m in maps]
+    return [m[0, :, :1 + model.config.tower.grid**2].float().cpu().numpy() for m in maps]
 
 
 def head_offsets(model: nn.Module) -> list[tuple[int, ...]]:
@@ -74,8 +77,8 @@ def head_offsets(model: nn.Module) -> list[tuple[int, ...]]:
 def most_concentrated(maps: Sequence[np.ndarray], offsets: Sequence[Sequence[int]]) -> tuple[int, int, int, int]:
     """(layer, head, frame, query) of the largest weight on one patch that a relocated head has in a frame not its own.
 
-    maps: of each layer (T',h,N,N); offsets: of each layer (h,). The query is a token, 0 the class token. Where no head is
-    relocated, or every offset leads out of the clip, all heads take part.
+    maps: of each layer (T',h,N,N), without registers; offsets: of each layer (h,). The query is a token, 0 the class token.
+    Where no head is relocated, or every offset leads out of the clip, all heads take part.
     """
     reached = [np.array([[bool(o) and 0 <= t + o < len(m) for o in own] for t in range(len(m))])
                for m, own in zip(maps, offsets, strict=True)]  # (T',h)
@@ -99,7 +102,7 @@ def attention_page(model: nn.Module, clip: Tensor, *, layers: Sequence[int] | No
     """
     config, offsets = model.config, head_offsets(model)
     chosen = block_numbers(layers, len(offsets))
-    size = sum(config.frames_at(i) * config.tower.heads * config.tower.tokens**2 for i in chosen)
+    size = sum(config.frames_at(i) * config.tower.heads * (1 + config.tower.grid**2) ** 2 for i in chosen)
     if size > MOST:
         raise ValueError(f"{size / 1e6:.1f} million numbers of attention in {len(chosen)} layers: allowed is {MOST / 1e6:g} "
                          "million, choose fewer layers")
@@ -107,7 +110,7 @@ def attention_page(model: nn.Module, clip: Tensor, *, layers: Sequence[int] | No
     largest, packed = zip(*(quantise(m) for m in maps), strict=True)
     data = b"".join(m.astype("<f4").tobytes() for m in largest) + b"".join(m.tobytes() for m in packed)
     layer, head, frame, query = most_concentrated(maps, [offsets[i] for i in chosen])
-    return _page("explore_attention.js", clip, config.tower.grid, title or "Attention of every head", {
+    return _page("explore_attention.js", clip, config.tower, title or "Attention of every head", {
         "layers": chosen, "offsets": [offsets[i] for i in chosen], "times": [len(m) for m in maps],
         "heads": config.tower.heads, "open": [layer, head, frame * len(clip) // len(maps[layer]), query], "data": _pack(data)})
 
@@ -130,15 +133,15 @@ def interpolation_page(model: nn.Module, clip: Tensor, *, title: str = "") -> st
     way = cascade([torch.from_numpy(m)[None] for m in maps])[0, :, 1:]  # (T,N-1)
     frame, place = divmod(int(way.argmax()), way.shape[1])
     data = b"".join((m.clip(0, 1) * 65535).round().astype("<u2").tobytes() for m in maps)
-    return _page("explore_interpolation.js", clip, model.config.tower.grid, title or "Whose token is kept, at every place", {
+    return _page("explore_interpolation.js", clip, model.config.tower, title or "Whose token is kept, at every place", {
         "sites": [len(m) for m in maps], "open": [frame >> len(maps), place], "data": _pack(data),
         "colours": base64.b64encode(weight_table().tobytes()).decode()})
 
 
-def _page(script: str, clip: Tensor, grid: int, title: str, data: dict) -> str:
+def _page(script: str, clip: Tensor, tower: TowerConfig, title: str, data: dict) -> str:
     """The fragment: a place for the page, its data, its script."""
-    key = f"i2v-{secrets.token_hex(4)}"
-    frames = pictures(clip)
+    key, grid = f"i2v-{secrets.token_hex(4)}", tower.grid
+    frames = pictures(clip, tower)
     step = max(1, min(frames.shape[1], PIXELS) // grid)  # pixels a patch
     strip = [Image.fromarray(f).resize((grid * step,) * 2, Image.Resampling.BOX) for f in frames.numpy()]
     file, size = io.BytesIO(), grid * step

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from i2vlib.compression.weights import cascade, fuse_frames, to_pixels
+from i2vlib.config import TowerConfig
 from i2vlib.insight.attention import grid_side
 from i2vlib.show.clips import pictures
 from i2vlib.show.page import COLUMNS, GAP, LINE, Page, name_row
@@ -18,21 +19,24 @@ WEIGHT_MAP = "PuOr"  # purple above the mean's weight, orange below; told apart 
 LEFT, RIGHT, WIDEST = 1.0, 1.45, 10.0  # inches: labels, scales, the frames of a row at most
 
 
-def interpolation(clip: Tensor, maps: Sequence[Tensor], *, title: str = "", size: float = 1.25) -> Figure:
+def interpolation(clip: Tensor, maps: Sequence[Tensor], *, tower: TowerConfig | None = None, title: str = "",
+                  size: float = 1.25) -> Figure:
     """One clip, the weights of every site, the weight of each input frame in the last one, and what is fused by them.
 
     clip (T,3,S,S) float, as the model sees it; maps: (1,T,N), (1,T/2,N), ... as compression.weights.interpolation_weights gives
-    them, on a square grid of patches. Every map stands under the frames that it stands for, and at the foot each fused frame
-    beside the plain average, drawn from the pixels. COLUMNS frames are in a row, or all that are fused into one where these are
-    more. size: width of a frame, inches; less where a row would be wider than WIDEST. Returns the figure, closed. Raises
-    ValueError where maps and clip do not fit.
+    them, on a square grid of patches; tower: the model's; it says how the clip was normalised (without one: as CLIP's) and how
+    many registers there are, which have no place in them. Every map stands under the frames that it stands for, and at the foot
+    each fused frame beside the plain average, drawn from the pixels. COLUMNS frames are in a row, or all that are fused into
+    one where these are more. size: width of a frame, inches; less where a row would be wider than WIDEST. Returns the figure,
+    closed. Raises ValueError where maps and clip do not fit.
     """
     frames = len(clip)
     if not maps or maps[0].shape[:2] != (1, frames):
         raise ValueError(f"maps {[tuple(m.shape) for m in maps]} of a clip of {frames} frames: allowed is (1, {frames}, N) first")
     maps = [m.detach().cpu().float() for m in maps]
     together, left = cascade(maps), maps[-1].shape[1] // 2
-    group, grid, rows = frames // left, (grid_side(maps[0].shape[2]),) * 2, [("frames", clip, None)]
+    registers = tower.registers if tower else 0
+    group, grid, rows = frames // left, (grid_side(maps[0].shape[2], registers),) * 2, [("frames", clip, None)]
     rows += [(f"weights at\nsite {i}", m, 0.5) for i, m in enumerate(maps, 1)]
     if len(maps) > 1:
         rows.append((f"weight in the\n{'last frame' if left == 1 else f'last {left} frames'}", together, left / frames))
@@ -41,7 +45,7 @@ def interpolation(clip: Tensor, maps: Sequence[Tensor], *, title: str = "", size
     page = Page(frames, columns, (len(rows) + 1) * size + 2 * LINE - GAP, size, left=LEFT, right=RIGHT, title=title)
     for r, (label, shown, neutral) in enumerate(rows):
         up = (len(rows) - r) * size + LINE
-        shown = to_pixels(shown, grid, clip.shape[-2:])[0] if neutral else pictures(shown)
+        shown = to_pixels(shown, grid, clip.shape[-2:], registers)[0] if neutral else pictures(shown, tower)
         axes = _draw(page, up, frames // len(shown), shown, label, neutral)
         if r == 0:
             for t, axis in enumerate(axes):
@@ -51,9 +55,9 @@ def interpolation(clip: Tensor, maps: Sequence[Tensor], *, title: str = "", size
             bar.set_ticks([0, neutral, 1], labels=["0", f"{neutral:g}, the mean's".replace("0.", "."), "1"])
             for number, side in ((0, "bottom"), (-1, "top")) if size > 0.5 else ():  # beside the bar, not over the next row's
                 bar.ax.get_yticklabels()[number].set_va(side)
-    fused = fuse_frames(clip[None].detach().cpu().float(), together, grid, left)[0]
-    _draw(page, 0, group, pictures(fused), "fused", words="by its weights", shift=-group / 4)
-    _draw(page, 0, group, pictures(clip.unflatten(0, (left, -1)).mean(1)), words="plain average", shift=group / 4)
+    fused = fuse_frames(clip[None].detach().cpu().float(), together, grid, left, registers)[0]
+    _draw(page, 0, group, pictures(fused, tower), "fused", words="by its weights", shift=-group / 4)
+    _draw(page, 0, group, pictures(clip.unflatten(0, (left, -1)).mean(1), tower), words="plain average", shift=group / 4)
     return page.done()
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from i2vlib.adaptation.linear import LinearAdapter
 from i2vlib.compression.weights import cascade, fuse_frames, interpolation_weights
+from i2vlib.config import TowerConfig
 from i2vlib.insight.attention import frame_read, query_token
 from i2vlib.show.board import FIRST, HEAT, PALE, SECOND, Board, heat, heat_scale, weight_colours
 from i2vlib.show.clips import frames_fused, pictures, signed
@@ -43,12 +44,11 @@ class View:
 def attention_view(model: nn.Module, clip: Tensor) -> View:
     """The attention of any head and layer, from the class token or any patch, on the frame that the head reads (t+δ, not t).
 
-    clip (T,3,S,S) float, as the model sees it. Values: frame, layer, head, query ("class token" or "patch"), row, column. Behind
-    a compression site the frame is the fused one, drawn as its frames' average. All attention is computed once, at the start: a
-    block holds T·h·N² numbers. Raises ValueError where tokens have no places (ToMe, STA).
+    clip (T,3,S,S) float. Values: frame, layer, head, query ("class token" or "patch"), row, column. Behind a compression site the
+    frame is the average of those fused. All is computed at the start. Raises ValueError where tokens have no places (ToMe, STA).
     """
-    maps, offsets = read_attention(model, clip), head_offsets(model)
-    shown, heads, grid = pictures(clip).numpy(), maps[0].shape[1], model.config.tower.grid
+    maps, offsets, tower = read_attention(model, clip), head_offsets(model), model.config.tower
+    shown, heads, grid = pictures(clip, tower).numpy(), tower.heads, tower.grid
 
     def draw(frame: int, layer: int, head: int, query: str, row: int, column: int) -> tuple[bytes, str]:
         here = maps[layer]  # (T',h,N,N)
@@ -70,7 +70,8 @@ def attention_view(model: nn.Module, clip: Tensor) -> View:
         board.text(310, top - 20, f"what it looks at, in frame {read[head]}", 11, HEAT)
         board.picture(heat(films[read[head]], weights[head, 1:].reshape(grid, grid), most), 310, top, side, HEAT)
         board.colour_bar(612, top + 16, 120, heat_scale(), [(0, "0"), (1, f"{most:.2f}")], "attention")
-        board.text(612, top + 166, f"on the class token: {weights[head, 0]:.2f}", 11)
+        rest = {"class token": weights[head, 0]} | ({"registers": 1 - weights[head].sum()} if tower.registers else {})
+        board.text(612, top + 166, "\n".join(f"on the {words}: {share:.2f}" for words, share in rest.items()), 11)
         board.text(4, 440, "all heads of this layer, same query, each on the frame that it reads, each on its own scale", 11)
         step = min(96, (WIDTH - 8) / heads)
         for i in range(heads):
@@ -92,13 +93,12 @@ def attention_view(model: nn.Module, clip: Tensor) -> View:
 def interpolation_view(model: nn.Module, clip: Tensor, class_names: Sequence[str] = (), bars: int = 8) -> View:
     """InTI on one clip: any pair at any site, its two weight maps, what they fuse, the cascade, and what other weights would do.
 
-    clip (T,3,S,S) float. Values: frame (its pair is shown), site, weights: LEARNED, or the share of the second frame, 0 to 1, at
-    every place of the chosen site. The model runs with them (a moment, then kept), so that later sites weigh anew and the logits
-    move; the ticks beside the bars show them as learned. bars: how many classes. Raises ValueError where the model weighs no
-    frames.
+    clip (T,3,S,S) float. Values: frame (its pair is shown), site, weights: LEARNED, or the share of the second frame, 0 to 1,
+    at every place of the chosen site. The model runs with them (once), so that later sites weigh anew and the logits move; the
+    ticks beside the bars show them as learned. bars: how many classes. Raises ValueError where the model weighs no frames.
     """
-    model, video, shown = _still(model), clip_for(model, clip), pictures(clip).numpy()
-    grid, sites = model.config.tower.grid, len(read_weights(model, clip))
+    model, video, shown = _still(model), clip_for(model, clip), pictures(clip, model.config.tower).numpy()
+    tower, grid, sites = model.config.tower, model.config.tower.grid, len(read_weights(model, clip))
     names = _names(model, class_names)
 
     @lru_cache(maxsize=256)
@@ -109,7 +109,7 @@ def interpolation_view(model: nn.Module, clip: Tensor, class_names: Sequence[str
             replace[site] = torch.tensor([1 - second, second]).repeat(frames // 2).view(1, frames, 1)
         with torch.no_grad(), interpolation_weights(model, replace) as maps:
             logits = model(video)[0]
-        return [m.float().cpu() for m in maps], logits.float().cpu()
+        return [m[..., :1 + grid**2].float().cpu() for m in maps], logits.float().cpu()  # registers have no place
 
     def extremes(site: int) -> Tensor:
         return torch.stack([run(site, hand)[1] for hand in (LEARNED, 0.0, 1.0)])
@@ -117,8 +117,8 @@ def interpolation_view(model: nn.Module, clip: Tensor, class_names: Sequence[str
     def draw(frame: int, site: int, weights: float | str) -> tuple[bytes, str]:
         now, learned = run(site - 1, weights), run(site - 1, LEARNED)
         maps, left = now[0], len(shown) // 2 ** (site - 1)
-        arrived = shown if site == 1 else _fuse(clip, cascade(maps[:site - 1]), grid, left)
-        fused = _fuse(clip, cascade(maps[:site]), grid, left // 2)
+        arrived = shown if site == 1 else _fuse(clip, cascade(maps[:site - 1]), tower, left)
+        fused = _fuse(clip, cascade(maps[:site]), tower, left // 2)
         pair = frame * left // len(shown) // 2
         w = maps[site - 1][0, 2 * pair:2 * pair + 2, 1:].unflatten(1, (grid, grid)).numpy()  # (2,g,g)
         board, total = Board(WIDTH, 430), cascade(maps)
@@ -129,7 +129,7 @@ def interpolation_view(model: nn.Module, clip: Tensor, class_names: Sequence[str
         for i, x in enumerate(xs):  # all input frames of the pair's two halves
             if i * left // len(shown) // 2 == pair:
                 board.box(x - 2, 24, side + 4, side + 4, (FIRST, SECOND)[i * left // len(shown) % 2], 2)
-        average = _fuse(clip, torch.full_like(total, left / 2 / len(shown)), grid, left // 2)
+        average = _fuse(clip, torch.full_like(total, left / 2 / len(shown)), tower, left // 2)
         row = [("first", arrived[2 * pair], FIRST), ("its weights", weight_colours(w[0]), PALE),
                ("second", arrived[2 * pair + 1], SECOND), ("its weights", weight_colours(w[1]), PALE),
                ("fused", fused[pair], HEAT), ("plain average", average[pair], PALE)]
@@ -157,8 +157,8 @@ def interpolation_view(model: nn.Module, clip: Tensor, class_names: Sequence[str
     return View(draw, {"frame": (0, len(shown) - 1, 0), "site": (1, sites, 1)})
 
 
-def _fuse(clip: Tensor, weights: Tensor, grid: int, left: int):
-    return pictures(fuse_frames(clip[None].cpu().float(), weights, (grid, grid), left)[0]).numpy()
+def _fuse(clip: Tensor, weights: Tensor, tower: TowerConfig, left: int):
+    return pictures(fuse_frames(clip[None].cpu().float(), weights, (tower.grid,) * 2, left)[0], tower).numpy()
 
 
 # ---- offsets ---------------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def offsets_view(model: nn.Module, clip: Tensor, class_names: Sequence[str] = ()
     if (model.config.compression.kind, temporal.shift) != ("none", "none") or temporal.local or temporal.global_blocks:
         raise ValueError(f"a model with {model.config.compression.kind} compression and {temporal}: allowed is one without "
                          "compression, whose frames meet in relocated heads only")
-    model, video, shown = _still(model), clip_for(model, clip), pictures(clip).numpy()
+    model, video, shown = _still(model), clip_for(model, clip), pictures(clip, model.config.tower).numpy()
     blocks, names, frames = [b.attn for b in model.backbone.transformer.resblocks], _names(model, class_names), len(shown)
     heads = model.config.tower.heads
     trained = model.config.temporal.offsets or (0,) * heads
