@@ -2,47 +2,32 @@
 
     python -m i2vlib.course.experiments [--seeds 3] [--jobs 2] [--only motion]     -> notebooks/results/miniature.json
 
-A run that is in the file already is not repeated, so a call that was interrupted, by Ctrl-C or killed, goes on where it stopped.
-Calls side by side share the runs: each row is merged into the file under a lock, and what another call is at is left to it. The
-processes that train end with the one that started them, however it ends. Each run uses one thread: two runs side by side are
-faster than one run on two.
+Jobs of i2vlib.course.jobs: side by side, interrupted and gone on with.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import os
-import signal
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
 from dataclasses import replace
-from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from i2vlib.compression.inti import Interpolation
 from i2vlib.compression.weights import interpolation_weights
+from i2vlib.course import jobs
 from i2vlib.course.pretrain import new_tower
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.mini import junk_map, mini_data
-from i2vlib.files import whole_file
 from i2vlib.measure import multiply_adds
 from i2vlib.presets import CONTEXTS, PRESETS, PROTOCOLS, protocol_for
 from i2vlib.protocol import TrainConfig
 from i2vlib.tower.classifier import VideoClassifier, build_model
 from i2vlib.training.evaluate import Result, direction_accuracy, evaluate
-from i2vlib.training.lock import Lock
 from i2vlib.training.train import train
 
 RESULTS = Path(__file__).resolve().parents[2] / "notebooks" / "results" / "miniature.json"
@@ -164,7 +149,7 @@ def strategy_rates(preset: str, train: TrainConfig) -> TrainConfig:
 
 def load_results(path: Path = RESULTS) -> list[dict]:
     """The rows measured so far."""
-    return json.loads(path.read_text()) if path.exists() else []
+    return jobs.load_rows(path)
 
 
 def measured(preset: str, key: str, tower: str = "mini") -> list[float]:
@@ -206,66 +191,25 @@ def compression_table(task: str) -> str:
     return "\n".join(lines)
 
 
-def wanted(rows: list[dict]) -> dict[tuple[str, str, int], dict]:
-    """Rows by (preset, tower, seed); those of other runs or lengths are measured anew."""
-    return {(r["preset"], r["tower"], r["seed"]): r for r in rows if (r["preset"], r["tower"]) in RUNS
-            and r["steps"] == PROTOCOLS[protocol_for(r["preset"])].train.steps}
+def job_of(row: dict) -> tuple[str, str, int] | None:
+    """(preset, tower, seed) of a row; None for those of other runs or lengths, which are measured anew."""
+    known = (row["preset"], row["tower"]) in RUNS
+    return (row["preset"], row["tower"], row["seed"]) if known and row["steps"] == PROTOCOLS[
+        protocol_for(row["preset"])].train.steps else None
+
+
+def _order(job: tuple[str, str, int]) -> tuple[int, int]:
+    return RUNS.index(job[:2]), job[2]
 
 
 def record(row: dict, path: Path) -> None:
-    """Merge a row into the results file: what other calls wrote meanwhile stays, and a reader never meets half a file."""
-    with FileLock(str(path.with_name(f".{path.name}.lock"))):
-        rows = wanted(load_results(path)) | {(row["preset"], row["tower"], row["seed"]): row}
-        rows = sorted(rows.values(), key=lambda r: (RUNS.index((r["preset"], r["tower"])), r["seed"]))
-        with whole_file(path) as file:
-            file.write(("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n").encode())
+    """Merge a row into the results file (see i2vlib.course.jobs)."""
+    jobs.record(row, path, job_of, _order)
 
 
 def measure(job: tuple[str, str, int], path: Path) -> dict | None:
     """Do one run and record it; None where another call has done it or is at it."""
-    lock = Lock(path.with_name(f".{path.name}.{'-'.join(map(str, job))}.lock"))
-    if lock.take():
-        return None
-    try:
-        if job in wanted(load_results(path)):
-            return None
-        row = run(*job)
-        record(row, path)
-        return row
-    finally:
-        lock.release()
-        with suppress(OSError):
-            lock.path.unlink()
-
-
-def _begin(folder: str) -> None:
-    """In a process that trains: one thread, the end of the process that started it is its own, Ctrl-C is for that one."""
-    tempfile.tempdir = folder
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
-
-
-@contextmanager
-def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that train; on the way out by an error, Ctrl-C or SIGTERM they are ended at once."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with tempfile.TemporaryDirectory() as folder:  # for what they were writing
-        pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (folder,))
-        try:
-            yield pool
-        except BaseException:
-            for process in multiprocessing.active_children():
-                process.kill()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-            signal.signal(signal.SIGTERM, before)
+    return jobs.measure(job, path, run, job_of, _order)
 
 
 def main() -> None:
@@ -276,21 +220,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    done = wanted(load_results(args.out))
+    done = jobs.wanted(load_results(args.out), job_of)
     todo = [(p, t, s) for p, t in RUNS for s in range(args.seeds) if args.only in p and (p, t, s) not in done]
     for task in sorted({protocol_for(p).removeprefix("mini-") for p, _, _ in todo}):
         mini_data(task)  # rendered once, before the processes start
-    try:
-        with _workers(args.jobs) as pool:
-            jobs = [pool.submit(measure, job, args.out) for job in todo]
-            for job in tqdm(as_completed(jobs), total=len(jobs), desc="runs"):
-                if job.result():
-                    tqdm.write(json.dumps(job.result()))
-    except KeyboardInterrupt:
-        sys.exit(f"stopped: {len(wanted(load_results(args.out)))} runs are in {args.out}; the same call goes on from there")
-    left = set(todo) - set(wanted(load_results(args.out)))
-    if left:
-        print(f"{len(left)} runs are left to another call, which is at them: {sorted(left)[0]} and on")
+    jobs.measure_all(todo, args.out, measure, job_of, args.jobs)
 
 
 if __name__ == "__main__":
