@@ -7,6 +7,7 @@ the test views of a set. What training draws anew (crops, flips, moments) would 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -48,13 +49,19 @@ class FeatureSet(Dataset):
 
     def __init__(self, source: VideoDataset, chunks: Sequence[Path], tower: str):
         self.entries, self.clip, self.classes, self.class_names = source.entries, source.clip, source.classes, source.class_names
-        self.chunks, self.tower = list(chunks), tower
+        self.chunks, self.tower, self.places = list(chunks), tower, range(len(source.entries))
+
+    def part(self, rows: Sequence[int]) -> FeatureSet:
+        """Some of the clips as a set of their own, such as those that are held out."""
+        some = copy.copy(self)
+        some.entries, some.places = [self.entries[i] for i in rows], [self.places[i] for i in rows]
+        return some
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> dict:
-        chunk, row = divmod(index, CHUNK)
+        chunk, row = divmod(self.places[index], CHUNK)
         with safetensors.safe_open(self.chunks[chunk], "pt") as file:
             video, error = file.get_slice("video")[row], json.loads(file.metadata()["errors"])[row]
         return {"video": video, "label": self.entries[index].label, "index": index, "weight": float(not error), "error": error}

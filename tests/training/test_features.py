@@ -84,6 +84,14 @@ def test_views_are_kept_apart(videos, tmp_path):
     assert data[19]["label"] == 1 and data[3]["weight"] == 0 and "no video" not in data[3]["error"] and data[3]["error"]
 
 
+def test_a_part_is_a_set_of_its_own(videos, tmp_path):
+    data = keep_features(model(), clips(videos), tmp_path, progress=False)
+    part = data.part([18, 3, 1]).part([0, 2])
+    assert len(part) == 2 and [e.path for e in part.entries] == ["18.mp4", "1.mp4"] and len(data) == 20
+    assert torch.equal(part[1]["video"], data[1]["video"]) and (part[0]["label"], part[0]["index"]) == (0, 0)
+    assert len(evaluate(model(), part, progress=False).scores) == 2
+
+
 def test_what_is_there_is_found_again_and_what_changed_is_not(videos, tmp_path):
     root, folder = tmp_path / "videos", tmp_path / "features"
     shutil.copytree(videos, root)
