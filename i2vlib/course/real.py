@@ -80,7 +80,7 @@ BLIND = ("probe", "full", "adapters")  # no frame meets another before the mean:
 
 
 def real_model(method: str, classes: int, seed: int = 0) -> VideoClassifier:
-    """A method on the real tower; the seed draws adapters and head. Raises WeightsError where the tower is not on this machine."""
+    """A method on the real tower; the seed draws adapters and head. Raises WeightsError where the tower is not at hand."""
     adaptation, temporal = METHODS[method]
     config = ModelConfig(TOWER, temporal, adaptation, CLIP.frames, classes, head_dropout=0.0, upper=UPPER)
     torch.manual_seed(seed)
@@ -127,7 +127,8 @@ def run(name: str, method: str, stage: str, value: float, *, folder: Path | None
     model = real_model(method, sets["train"].classes, seed)
     with tempfile.TemporaryDirectory() as out:
         train(model, sets["train"], training(method, rate, steps, budget.batch, seed), out, val_set=sets["val"], progress=False)
-        curve = [line["top1"] for line in map(json.loads, (Path(out) / "metrics.jsonl").read_text().splitlines()) if "top1" in line]
+        lines = map(json.loads, (Path(out) / "metrics.jsonl").read_text().splitlines())
+        curve = [line["top1"] for line in lines if "top1" in line]
     row = {"set": name, "method": method, "stage": stage, "value": value, "rate": rate, "steps": steps, "val": curve}
     if stage == "seed":
         row |= scores(name, evaluate(model, sets["test"], progress=False))
@@ -136,7 +137,7 @@ def run(name: str, method: str, stage: str, value: float, *, folder: Path | None
 
 
 def scores(name: str, result: Result) -> dict[str, float]:
-    """What goes into a row: top-1 and clips; where the set comes in reversed twins, direction and the twins' largest difference."""
+    """What goes into a row: top-1, clips; where the set comes in reversed twins, direction and the twins' largest difference."""
     row = {"top1": result.top1, "clips": len(result.labels)}
     if name in TASKS or "twins" in name:
         row |= {"direction": direction_accuracy(result, reversal_pairs(result.scores.shape[1])), "twin_gap": twin_gap(result)}
@@ -144,7 +145,7 @@ def scores(name: str, result: Result) -> dict[str, float]:
 
 
 def best_rate(name: str, method: str, rows: Sequence[dict]) -> float:
-    """The rate of RATES with the best end on the validation split; of equals the lower. Raises ValueError before all are there."""
+    """The one of RATES with the best end on the validation split; of equals the lower. Raises ValueError before all are there."""
     ends = {r["rate"]: r["val"][-1] for r in rows if (r["set"], r["method"], r["stage"]) == (name, method, "rate")}
     if set(ends) != set(RATES):
         raise ValueError(f"{method} on {name}: {len(ends)} of {len(RATES)} rates are measured: run make experiments-real")
