@@ -9,6 +9,7 @@ import i2vlib as i2v
 from i2vlib.insight.attention import attention_weights
 from i2vlib.measure import count
 from i2vlib.show.embedded import head_offsets
+from i2vlib.show.views import offsets_view
 from i2vlib.temporal.heads import relocate_heads
 from i2vlib.temporal.shifts import (
     fold_width,
@@ -284,6 +285,9 @@ def test_attention_weights_are_those_of_the_forward_pass(name):
         torch.testing.assert_close(block.attn.out_proj(out), block.attn(x, T, block.adapters), rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="whose heads read k and v of one frame each"):
         head_offsets(net)
+    if name != "hr qkv":  # whose frames meet in heads alone
+        with pytest.raises(ValueError, match="frames meet in relocated heads only"):
+            offsets_view(net, video(clips=1)[0])
 
 
 @pytest.mark.parametrize("make, message", [
