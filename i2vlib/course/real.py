@@ -58,7 +58,7 @@ class Budget:
     batch: int = 8
 
 
-PHOTOS, CLIPS = Budget(120, 300), Budget(60, 120)
+PHOTOS, CLIPS = Budget(100, 400), Budget(40, 120)
 
 
 def _methods() -> dict[str, tuple[AdaptationConfig, TemporalConfig]]:
