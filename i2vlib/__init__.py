@@ -13,7 +13,7 @@ _HOMES = {
     "data.video": ("VideoError", "read_clip"),
     "measure": ("Count", "count"),
     "presets": ("PRESETS", "PROTOCOLS", "TOWERS"),
-    "protocol": ("ClipConfig", "TrainConfig"),
+    "protocol": ("ClipConfig", "TrainConfig", "clip_for"),
     "tower.checkpoints": ("checkpoint_info", "load_checkpoint", "save_checkpoint"),
     "tower.classifier": ("VideoClassifier", "build_model", "merge", "open_clip_state"),
     "tower.archives": ("WeightsError",),

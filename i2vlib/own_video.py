@@ -22,7 +22,7 @@ from i2vlib.data.strict import damage, fault, refuse_short
 from i2vlib.data.transforms import test_views
 from i2vlib.data.uploads import answer_upload, uploaded_files
 from i2vlib.data.video import VideoError, VideoFile
-from i2vlib.protocol import ClipConfig
+from i2vlib.protocol import ClipConfig, check_scaling
 from i2vlib.tower.backbone import at_rest
 from i2vlib.tower.classifier import VideoClassifier, build_model
 from i2vlib.tower.weights import WeightsError
@@ -62,7 +62,8 @@ def predict(model: nn.Module, path: str | Path, clip: ClipConfig, class_names: S
 
     model: (B,T,3,S,S) -> logits (B,C), with .config a ModelConfig; its mode and weights stay as they are. class_names:
     C names; empty: their numbers. Raises VideoError (path and reason) for a file that cannot be decoded or has fewer
-    frames than a clip takes: repeated frames are no motion. Raises ValueError where model, clip and names do not fit.
+    frames than a clip takes: repeated frames are no motion. Raises ValueError where model, clip and names do not fit, also in the
+    clip's mean and std.
     """
     config = model.config
     if not config.classes:
@@ -70,6 +71,7 @@ def predict(model: nn.Module, path: str | Path, clip: ClipConfig, class_names: S
     if (clip.frames, clip.size) != (config.frames, config.tower.image_size):
         raise ValueError(f"the clip has {clip.frames} frames of {clip.size} pixels: the model takes {config.frames} of "
                          f"{config.tower.image_size}")
+    check_scaling(config.tower, clip)
     names = tuple(class_names) or tuple(str(i) for i in range(config.classes))
     if len(names) != config.classes:
         raise ValueError(f"{len(names)} class names: the model has {config.classes} classes")

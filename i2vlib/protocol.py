@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from i2vlib.checked import Config
-from i2vlib.config import CLIP_MEAN, CLIP_STD
+from i2vlib.checked import Config, ConfigError
+from i2vlib.config import CLIP_MEAN, CLIP_STD, TowerConfig
+
+SCALING_TOLERANCE = 1e-3  # how far two means or two stds may lie apart and still be the same: sources round them
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,29 @@ class ClipConfig(Config):
                   "(0 or more operations, magnitude 0 to 10)")
         flipped = [label for pair in self.flip_pairs for label in pair]
         self.need(len(set(flipped)) == len(flipped), "flip_pairs", "pairs of labels, each label in one pair")
+
+
+def clip_for(tower: TowerConfig, **fields) -> ClipConfig:
+    """A ClipConfig with the size, mean and std that a tower needs: clip_for(model.config.tower, frames=8, flip=0.0).
+
+    fields: of ClipConfig; the sides that frames are scaled to are as 256 (training) and 224 (testing) to 224. Raises ConfigError.
+    """
+    size = tower.image_size
+    own = {"size": size, "short_side": round(size * 256 / 224), "test_short_side": size, "mean": tower.mean, "std": tower.std}
+    return ClipConfig(**own | fields)
+
+
+def check_scaling(tower: TowerConfig, clip: ClipConfig) -> None:
+    """Raise ConfigError where clips are normalised with another mean or std than the tower's weights were trained with."""
+    for name in ("mean", "std"):
+        own, needed = getattr(clip, name), getattr(tower, name)
+        if not same_scaling(own, needed):
+            raise ConfigError(f"ClipConfig.{name} = {own}: this model's tower needs {needed} (TowerConfig.{name}): i2v.clip_for("
+                              "tower, ...) gives a ClipConfig that fits, and dataclasses.replace makes one fit")
+
+
+def same_scaling(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return all(abs(a - b) <= SCALING_TOLERANCE for a, b in zip(one, other, strict=True))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from i2vlib.config import ConfigError, ModelConfig
+from i2vlib.config import ConfigError, ModelConfig, TowerConfig
 from i2vlib.course.experiments import strategy_rates
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.lists import ListError
@@ -25,7 +25,9 @@ from i2vlib.data.mini import mini_data
 from i2vlib.files import whole_file
 from i2vlib.places import kept_in
 from i2vlib.presets import PRESETS, PROTOCOLS, protocol_for
-from i2vlib.protocol import ClipConfig, TrainConfig
+from i2vlib.protocol import ClipConfig, TrainConfig, same_scaling
+from i2vlib.tower.archives import WeightsError
+from i2vlib.tower.weights import origin_of
 
 HELD_OUT = 256  # of the embedded training clips, the last ones (whole pairs of twins): they validate, and nothing trains on them
 PACKAGES = ("i2vlib", "torch", "torchvision", "open_clip_torch", "accelerate", "av")
@@ -101,8 +103,20 @@ def settle(preset: str, protocol: str = "", *, train_list: str = "", val_list: s
     if train.steps and not train.validate_every:
         train = replace(train, validate_every=-(-train.steps // 5))
     weights = weights or ("mini" if "-mini-" in preset else "openai")
-    return Settings(preset, protocol, weights, config, recipe.clip, train, embedded, train_list, val_list, test_list, data_root,
-                    first_label)
+    tower = replace(config.tower, **_scaling(config.tower, weights))
+    clip = replace(recipe.clip, mean=tower.mean, std=tower.std)
+    return Settings(preset, protocol, weights, replace(config, tower=tower), clip, train, embedded, train_list, val_list,
+                    test_list, data_root, first_label)
+
+
+def _scaling(tower: TowerConfig, weights: str) -> dict[str, tuple[float, ...]]:
+    """The mean and std that named weights need, where these are others than the tower's; what is wrong with a name build_model
+    says."""
+    try:
+        said = origin_of(tower, weights)
+    except WeightsError:
+        return {}
+    return {name: said[name] for name in ("mean", "std") if name in said and not same_scaling(said[name], getattr(tower, name))}
 
 
 def read_sets(settings: Settings) -> tuple[Settings, Sets]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from i2vlib.config import ModelConfig
 from i2vlib.files import whole_file
-from i2vlib.protocol import ClipConfig
+from i2vlib.protocol import ClipConfig, check_scaling
 from i2vlib.tower.archives import WeightsError, hash_tensors, read_tensors
 from i2vlib.tower.classifier import LIMIT_GIB, VideoClassifier, build_fitting, freeze
 from i2vlib.tower.names import check_finite, check_sound, remedy
@@ -29,9 +29,12 @@ def save_checkpoint(model: VideoClassifier, path: str | Path, *, clip: ClipConfi
 
     clip and class_names travel along where given (see checkpoint_info), and a hash of it all, by which load_checkpoint knows
     damage. The model may be compiled or wrapped for several processes: the file is the same. It is replaced by a whole one or
-    not at all. Raises WeightsError for weights that are not finite, OSError where the file cannot be written.
+    not at all. Raises WeightsError for weights that are not finite, ConfigError for a clip with another mean or std than the
+    tower's, OSError where the file cannot be written.
     """
     model, path = unwrapped(model), Path(path).expanduser()
+    if clip:
+        check_scaling(model.config.tower, clip)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     check_finite(state, f"{path} is not written")
     metadata = {"format": FORMAT, "config": model.config.to_json(), "clip": json.dumps(clip.to_dict() if clip else None),
@@ -106,4 +109,7 @@ def _told(metadata: Mapping[str, str], path: Path) -> dict:
     wrong = [name for name, kind in TOLD.items() if not isinstance(told[name], kind)]
     if wrong or not all(isinstance(name, str) for name in told["class_names"]):
         raise WeightsError(f"{path}: damaged metadata ({(wrong or ['class_names'])[0]} is of another kind)")
+    tower, clip = told["config"].get("tower"), told["clip"]
+    if isinstance(tower, dict) and clip and "mean" not in tower:  # a file of before towers said what their clips need
+        tower |= {name: clip[name] for name in ("mean", "std") if name in clip}
     return told

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from i2vlib.files import whole_file
-from i2vlib.protocol import ClipConfig
+from i2vlib.protocol import ClipConfig, check_scaling
 from i2vlib.tower.backbone import at_rest
 from i2vlib.tower.classifier import VideoClassifier, merge
 from i2vlib.tower.wrappers import bare_copy, unwrapped
@@ -87,6 +87,8 @@ def _metadata(model: VideoClassifier, clip: ClipConfig | None, class_names: tupl
     for name, own in (("frames", config.frames), ("size", config.tower.image_size)):
         if clip and getattr(clip, name) != own:
             raise ValueError(f"clip.{name} = {getattr(clip, name)}: this model takes {own}")
+    if clip:
+        check_scaling(config.tower, clip)
     return {
         "format": "i2vlib onnx 1", "clip": clip.to_dict() if clip else None, "class_names": list(class_names),
         "input": {"name": "video", "layout": "(B,T,3,H,W)", "dtype": "float32", "shape": ["batch", *_clip_shape(model)],

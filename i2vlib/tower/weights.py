@@ -10,6 +10,7 @@ import open_clip
 import torch
 
 from i2vlib.config import CLIP_MEAN, CLIP_STD, ModelConfig, TowerConfig
+from i2vlib.protocol import same_scaling
 from i2vlib.tower.archives import WeightsError, read_tensors
 from i2vlib.tower.backbone import VideoViT
 from i2vlib.tower.families import form_of
@@ -20,7 +21,6 @@ from i2vlib.tower.positions import resize_grid
 
 MINI_TOWER = Path(__file__).resolve().parents[1] / "assets" / "mini_tower.safetensors"
 OPENAIS = {"input_resolution", "context_length", "vocab_size"}  # OpenAI's own files carry these: trained with QuickGELU
-TOLERANCE = 1e-3  # of mean and std
 TOWER_KEYS = {"image_size", "patch_size", "layers", "width", "head_width", "mlp_ratio"}  # a plain open_clip vision_cfg
 
 
@@ -110,7 +110,7 @@ def _check_origin(weights: str | Path, tower: TowerConfig) -> None:
 
 def _alike(own: object, needed: object) -> bool:
     if isinstance(needed, (tuple, list)):
-        return all(abs(a - b) <= TOLERANCE for a, b in zip(own, needed, strict=True))
+        return same_scaling(own, needed)
     return math.isclose(own, needed, rel_tol=1e-6)
 
 

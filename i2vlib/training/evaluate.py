@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from i2vlib.data.loading import bad_clips, check_labels, clip_names, name_bad_files
 from i2vlib.data.survival import load
 from i2vlib.tower.backbone import at_rest
-from i2vlib.training.features import check_features
+from i2vlib.training.features import check_clips
 from i2vlib.training.unreadable import UnreadableError, check_found, too_many
 
 
@@ -72,16 +72,17 @@ def evaluate(
 ) -> Result:
     """Score every clip of `dataset`: softmax of the logits, averaged over the clip's views.
 
-    dataset[i] is a dict with `video` (V, T, 3, S, S) float32 (of a FeatureSet (V, T, N, D)), `label`, `index`, `weight` (0 for a
-    clip that could not be read) and `error`. batch_size counts clips; their views go through the model together. With an
-    `accelerator` its processes share the clips and each gets the whole result; without one, every process scores all of them, in
-    float32. Each unreadable file is printed once, except those in `named`; where that is a mapping, path -> reason, those
-    whose reading ended a process are not opened again. The model's mode (training or not) is left as it was.
-    Raises ValueError for an empty set, a model without a head, a label the model does not have and scores that are not
-    finite; UnreadableError, a ValueError, when more than the share max_unreadable of the clips, or all, cannot be read;
-    LoadingError when a process that reads cannot start, or no clip of a set that is not of files shows what an item looks like.
+    dataset[i] is a dict with `video` (V, T, 3, S, S) float32 (of a FeatureSet (V, T, N, D)), `label`, `index`, `weight` (0 for
+    a clip that could not be read) and `error`. batch_size counts clips; their views go through the model together. With an
+    `accelerator` its processes share the clips and each gets the whole result; without one, every process scores all of them,
+    in float32. Each unreadable file is printed once, except those in `named`; where that is a mapping, path -> reason, those
+    whose reading ended a process are not opened again. The model's mode (training or not) is left as it was. Raises ConfigError
+    for clips with another mean or std than the tower's; ValueError for an empty set, a model without a head, a label the model
+    does not have and scores that are not finite; UnreadableError, a ValueError, when more than the share max_unreadable of the
+    clips, or all, cannot be read; LoadingError when a process that reads cannot start, or no clip of a set that is not of files
+    shows what an item looks like.
     """
-    check_features(model, dataset)
+    check_clips(model, dataset)
     check_labels(dataset, model.config.classes)
     check_found(dataset, max_unreadable, "set")
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)

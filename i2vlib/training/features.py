@@ -29,7 +29,7 @@ from i2vlib.data.loading import bad_clips, clip_path, name_bad_files
 from i2vlib.data.survival import load
 from i2vlib.files import whole_file
 from i2vlib.places import kept_in
-from i2vlib.protocol import TrainConfig
+from i2vlib.protocol import TrainConfig, check_scaling
 from i2vlib.tower.backbone import at_rest
 from i2vlib.tower.classifier import VideoClassifier
 from i2vlib.tower.wrappers import unwrapped
@@ -84,6 +84,7 @@ def keep_features(model: nn.Module, dataset: VideoDataset, folder: str | Path | 
                           "more")
     if dataset.train:
         raise ConfigError("the set draws its training clips anew each time: allowed is VideoDataset(..., train=False)")
+    check_scaling(model.config.tower, dataset.clip)
     tower = tower_hash(model)
     places = [list(range(first, min(first + CHUNK, len(dataset)))) for first in range(0, len(dataset), CHUNK)]
     chunks = [folder / f"{_digest(tower, dataset, rows)}.safetensors" for rows in places]
@@ -104,8 +105,12 @@ def tower_hash(model: nn.Module) -> str:
     return hashlib.sha256(f"{VERSION} {config.tower.to_json()} {weights_hash(lower)}".encode()).hexdigest()
 
 
-def check_features(model: nn.Module, dataset, config: TrainConfig | None = None) -> None:
-    """Raise ConfigError where a FeatureSet is not of this model's lower blocks, or a run would mix its clips as if pixels."""
+def check_clips(model: nn.Module, dataset, config: TrainConfig | None = None) -> None:
+    """Raise ConfigError where the clips of a set are not what the model takes: of another mean or std than its tower's; of a
+    FeatureSet not of this model's lower blocks, or to be mixed by a run as if they were pixels."""
+    tower, clip = getattr(model.config, "tower", None), getattr(dataset, "clip", None)
+    if tower and clip:
+        check_scaling(tower, clip)
     if not isinstance(dataset, FeatureSet):
         return
     if tower_hash(model) != dataset.tower:

@@ -31,7 +31,7 @@ from i2vlib.protocol import TrainConfig
 from i2vlib.tower.checkpoints import save_checkpoint
 from i2vlib.training import runs
 from i2vlib.training.evaluate import evaluate
-from i2vlib.training.features import check_features
+from i2vlib.training.features import check_clips
 from i2vlib.training.mixing import mix_clips
 from i2vlib.training.runs import TrainingError
 from i2vlib.training.state import SavedRun
@@ -53,19 +53,20 @@ def train(model: nn.Module, train_set, config: TrainConfig, out: str | Path, *, 
     is sound; SIGTERM then raises SystemExit(143). The model is left on its device, in eval mode.
 
     All processes that torchrun or `accelerate launch` started train one run, with a GPU and without. One that is resumed by
-    another number of them is the same run or refused: see i2vlib.training.state.
-    Raises ConfigError (a setting that does not fit; settings, a set or initial weights that are not those of the saved
+    another number of them is the same run or refused: see i2vlib.training.state. Raises ConfigError (a setting that does not
+    fit; clips with another mean or std than the tower's; settings, a set or initial weights that are not those of the saved
     run; a folder with what another run left and no state to go on from; processes that were launched and cannot be joined),
-    ValueError (an empty set, labels that the model does not have), UnreadableError, a ValueError (files that are not there, found
-    before the first step, or more than max_unreadable of the clips unreadable, or all of the first 32), TrainingError (a loss
-    that is not finite; a folder that another run holds), LoadingError (no process
-    can be started to read clips, or no clip shows what an item looks like).
+    ValueError (an empty set, labels that the model does not have), UnreadableError, a ValueError (files that are not there,
+    found before the first step, or more than max_unreadable of the clips unreadable, or all of the first 32), TrainingError (a
+    loss that is not finite; a folder that another run holds), LoadingError (no process can be started to read clips, or no clip
+    shows what an item looks like).
     """
     out = Path(out)
-    check_features(model, train_set, config)
-    loading.check_labels(train_set, model.config.classes)
+    check_clips(model, train_set, config)
     if val_set is not None:
+        check_clips(model, val_set)
         loading.check_labels(val_set, model.config.classes)
+    loading.check_labels(train_set, model.config.classes)
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices):  # the caller's random numbers stay as if nothing had been trained
         run = Run(model, train_set, config, out, val_set, progress)

@@ -24,7 +24,7 @@ from i2vlib.protocol import ClipConfig, TrainConfig
 from i2vlib.tower.classifier import build_model, merge
 from i2vlib.training import features
 from i2vlib.training.evaluate import evaluate
-from i2vlib.training.features import check_features, keep_features, tower_hash
+from i2vlib.training.features import check_clips, keep_features, tower_hash
 from i2vlib.training.train import train
 
 TOWER = TowerConfig(32, 16, 32, 3, 2, 2.0, 0)
@@ -157,7 +157,7 @@ def test_what_would_not_be_the_same_is_refused(videos, tmp_path, monkeypatch):
             call()
     with pytest.raises(ConfigError, match="mixup and cutmix"):
         train(model(), data, replace(RUN, mixup=0.8), tmp_path / "run")
-    check_features(model(), data)
+    check_clips(model(), data)
     monkeypatch.setattr(features.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 10))
     with pytest.raises(OSError, match="20 clips take 0.0 GiB"):
         keep_features(model(), clips(videos), tmp_path / "full")
