@@ -265,9 +265,9 @@ def test_merged_saved_exported_and_refused_by_open_clip(name, tmp_path):
         i2v.zeroi2v_state(net)
 
 
-@pytest.mark.parametrize("name", ["channels qkv", "class token kv", "patches"])
-def test_onnx(name, tmp_path):
-    assert i2v.export_onnx(model(OPERATORS[name], upper=1).float(), tmp_path / "m.onnx") <= 1e-5
+def test_onnx(tmp_path):
+    """The others are slices and joins, as relocated heads are; patches are gathered."""
+    assert i2v.export_onnx(model(OPERATORS["patches"], upper=1).float(), tmp_path / "m.onnx") <= 1e-5
 
 
 @pytest.mark.parametrize("name", OPERATORS)
