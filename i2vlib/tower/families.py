@@ -75,8 +75,9 @@ CLIP = {
     "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
 
 OPEN_CLIP = Form(plain=False)  # our own names
-FORMS = (  # the first whose marks are all there; the last two differ from the others by what publishers did with positions
+FORMS = (  # the first whose marks are all there; some have the names of another and differ in what is done with positions
     Form(("embeddings.patch_embedding.weight",), CLIP, plain=False),
+    Form(("embeddings.patch_embeddings.projection.weight", "embeddings.register_tokens"), VIT, VIT_BESIDE),  # as DINOv2's own
     Form(("embeddings.patch_embeddings.projection.weight",), VIT, VIT_BESIDE, antialias=False),
     Form(("patch_embed.proj.weight", "decoder_pred.weight"), TIMM, TIMM_BESIDE, antialias=False),  # MAE with its decoder
     Form(("patch_embed.proj.weight", "register_tokens"), TIMM, TIMM_BESIDE),  # DINOv2's own, with registers

@@ -1,7 +1,9 @@
 """Plain ViTs of every origin: equal to timm's own forward, refused with the reason, and back into timm's unmodified model."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -31,6 +33,7 @@ from i2vlib.tower.positions import resize_grid
 from i2vlib.tower.unmodified import timm_state, timm_tower
 from i2vlib.tower.weights import load_image_weights, resolve_activation
 
+ROOT = Path(i2v.__file__).parents[1]
 IMAGES = torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 # one name for each difference that tiny shapes leave
 KINDS = {kind: name for kind, name in FAMILIES.items() if not kind.startswith(("DINOv2 B", "DINOv2 L", "DINO B", "CLIP L"))}
@@ -237,7 +240,8 @@ def test_layer_scale_of_open_clip_folds_as_well(tmp_path):
 
 @pytest.mark.parametrize("form, antialias, offset", [
     ("facebook's DINOv2", False, 0.1), ("facebook's DINOv2, registers", True, 0.0), ("transformers' Dinov2Model", False, 0.0),
-    ("facebook's DINO", True, 0.0), ("facebook's MAE, with the decoder", False, 0.0)])
+    ("facebook's DINO", True, 0.0), ("facebook's MAE, with the decoder", False, 0.0),
+    ("transformers' Dinov2WithRegistersModel", True, 0.0), ("transformers' DeiTModel", False, 0.0)])
 def test_positions_are_resized_as_their_origin_does(tmp_path, form, antialias, offset):
     name, given = FORMS_OF[form]
     torch.save(given(small(name).state_dict()), tmp_path / "w.pth")
@@ -381,6 +385,19 @@ def test_the_tower_of_each_kind_of_repository(tmp_path):
     assert i2v.tower_config(repository(tmp_path / "deit", model_type="deit", **sizes)).registers == 1
     four = repository(tmp_path / "four", model_type="dinov2_with_registers", num_register_tokens=4)
     assert i2v.tower_config(four, 32) == replace(i2v.tower_config(four), image_size=32, registers=4)
+
+
+@torch.no_grad()
+def test_the_readmes_lines_run(tmp_path, monkeypatch):
+    section = re.search(r"### Other image towers\n(.*?)\n### ", (ROOT / "README.md").read_text(encoding="utf-8"), re.S).group(1)
+    lines = [line[4:] for line in section.splitlines() if line.startswith("    ")]
+    path = saved(tmp_path / "w.safetensors", timm.create_model(DINOV2, pretrained=False).state_dict())
+    monkeypatch.setattr("i2vlib.tower.weights.find_file", lambda name: path)
+    names = {}
+    exec("\n".join(lines), names)
+    images = torch.randn(1, 3, 224, 224)
+    ours = names["model"].eval().frame_features(images[:, None])[:, 0]
+    assert (names["plain"].eval()(images) - ours).abs().max() <= 1e-5 and names["clip"].mean == (0.485, 0.456, 0.406)
 
 
 # ---- back into timm ----
