@@ -58,7 +58,7 @@ class Budget:
     batch: int = 8
 
 
-PHOTOS, CLIPS = Budget(100, 400), Budget(40, 120)
+PHOTOS, CLIPS = Budget(200, 400), Budget(60, 120)
 
 
 def _methods() -> dict[str, tuple[AdaptationConfig, TemporalConfig]]:
@@ -87,13 +87,13 @@ def real_model(method: str, classes: int, seed: int = 0) -> VideoClassifier:
     return build_model(config, NAME, resize_positions=True)
 
 
-def training(method: str, rate: float, steps: int, batch: int, seed: int) -> TrainConfig:
-    """AdamW for a method at one of RATES."""
+def training(method: str, rate: float, steps: int, batch: int, seed: int, looks: int = 1) -> TrainConfig:
+    """AdamW for a method at one of RATES. looks: how often the validation split is scored on the way, the end included."""
     kind = METHODS[method][0].kind
     head = rate * (10 if kind == "frozen" else HEAD)
     tower = rate * (0.1 if kind == "full" else 1)
     return TrainConfig(steps=steps, batch_size=batch, lr=head, backbone_lr=tower / head, warmup=0.1, clip_norm=1.0, workers=0,
-                       precision="bf16", save_every=steps, validate_every=max(1, steps // 4), seed=seed)
+                       precision="bf16", save_every=steps, validate_every=max(1, steps // looks), seed=seed)
 
 
 # ---- sets ----
@@ -125,8 +125,9 @@ def run(name: str, method: str, stage: str, value: float, *, folder: Path | None
     seed, rate = (0, value) if stage == "rate" else (int(value), best_rate(name, method, jobs.load_rows(results)))
     steps = budget.sweep if stage == "rate" else budget.steps
     model = real_model(method, sets["train"].classes, seed)
+    config = training(method, rate, steps, budget.batch, seed, looks=1 if stage == "rate" else 4)
     with tempfile.TemporaryDirectory() as out:
-        train(model, sets["train"], training(method, rate, steps, budget.batch, seed), out, val_set=sets["val"], progress=False)
+        train(model, sets["train"], config, out, val_set=sets["val"], progress=False)
         lines = map(json.loads, (Path(out) / "metrics.jsonl").read_text().splitlines())
         curve = [line["top1"] for line in lines if "top1" in line]
     row = {"set": name, "method": method, "stage": stage, "value": value, "rate": rate, "steps": steps, "val": curve}
