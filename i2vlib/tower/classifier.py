@@ -50,8 +50,9 @@ class VideoClassifier(nn.Module):
 def build_model(config: ModelConfig, weights: str | Path | None = None, *, resize_positions: bool = False) -> VideoClassifier:
     """The model of `config`, ready to train: only what the adaptation trains requires gradients.
 
-    weights: "mini" (the shipped miniature tower), an open_clip tag such as "openai", or a file; None leaves random weights.
-    resize_positions: interpolate position embeddings that were trained at another image size.
+    weights: "mini" (the shipped miniature tower), an open_clip tag such as "openai", a name in timm or on the hub, for which
+    i2v.tower_config gives the tower, or a file (see weights.load_image_weights); None leaves random weights. resize_positions:
+    interpolate position embeddings that were trained at another image size.
     Returns a VideoClassifier whose .config says which activation the weights need. Raises ConfigError, or WeightsError from
     i2vlib.tower.weights.
     """
