@@ -7,7 +7,8 @@ a file has and this library's tower has not is folded into what it has, in float
     (conv(x) + b) + p  =  conv(x) + (p + b)            the bias of the patches, into their positions
     a register or distillation token + its position    one token; a class token without a position gets a position of 0
 
-What cannot be brought to this form is refused with the reason.
+What cannot be brought to this form is refused with the reason. Names of tensors do not tell what is computed without any, such as
+rotary positions beside learnt ones (timm's *_rope_ape_*): there only the model's name is refused.
 """
 
 from __future__ import annotations
