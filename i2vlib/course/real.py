@@ -2,13 +2,14 @@
 
     python -m i2vlib.course.real [--sets photos-one ...] [--methods stdha ...] [--clips FOLDER ...] [--seeds 3] [--jobs 2]
 
-    -> notebooks/results/real.json
+    -> notebooks/results/real.json, of which i2vlib.course.real_tables makes tables
 
 The tower is saliency-vit-s14 (`python -m i2vlib.fetch saliency-vit-s14`) at 112 pixels; its last UPPER blocks are adapted, on
 features of the lower ones that are computed once (i2vlib.training.features). Every method trains at each of RATES and is scored
 on a validation split; at its best rate it is then trained with each seed, longer, and scored once on the test split. Jobs of
 i2vlib.course.jobs: a call that was stopped goes on. FOLDER: real clips with list files train.txt and val.txt; the latter is the
-test split, and a fifth of the former the validation split.
+test split, and a fifth of the former the validation split. Methods over time are compared on clips that move, compressions on
+photos-corrupted.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 from zlib import crc32
 
 import torch
 
-from i2vlib.config import FOUR_ADAPTERS, AdaptationConfig, ModelConfig, TemporalConfig
+from i2vlib.compression.inti import Interpolation
+from i2vlib.config import FOUR_ADAPTERS, AdaptationConfig, CompressionConfig, ModelConfig, TemporalConfig
 from i2vlib.course import jobs
-from i2vlib.course.experiments import reversal_pairs, twin_gap
+from i2vlib.course.experiments import reversal_pairs, twin_gap, weight_score
+from i2vlib.data import photos_corrupted
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.photos import TASKS, photo_data
 from i2vlib.presets import TOWERS
@@ -61,36 +65,61 @@ class Budget:
 PHOTOS, CLIPS = Budget(200, 400), Budget(60, 120)
 
 
-def _methods() -> dict[str, tuple[AdaptationConfig, TemporalConfig]]:
-    """Every strategy, by name. Operators over time move 1/3 of the channels: 2 of this tower's 6 heads, or two folds of 1/6."""
-    linear = AdaptationConfig("linear", FOUR_ADAPTERS, scale=1.0, dropout=0.0)
+class Method(NamedTuple):
+    """What makes a strategy, on whatever tower."""
+
+    adaptation: AdaptationConfig
+    temporal: TemporalConfig = TemporalConfig()
+    compression: CompressionConfig = CompressionConfig()
+
+
+LINEAR = AdaptationConfig("linear", FOUR_ADAPTERS, scale=1.0, dropout=0.0)
+SITES, MERGED, DROPPED = (9, 10), 13, 22  # r of ToMe, a block, and of STA, a site: as many multiply-adds as InTI
+
+
+def _over_time() -> dict[str, Method]:
+    """Operators over time move 1/3 of the channels: 2 of this tower's 6 heads, or two folds of 1/6."""
     heads = TemporalConfig((-1, 1, 0, 0, 0, 0))
-    rows = {"probe": (AdaptationConfig(), TemporalConfig()), "full": (AdaptationConfig("full"), TemporalConfig())}
-    over_time = {"adapters": TemporalConfig(), "embedding": TemporalConfig((), True), "stdha": heads,
-                 "stdha-4": TemporalConfig((-1, -1, 1, 1, 0, 0)), "stdha-far": TemporalConfig((-1, 1, -2, 2, 0, 0)),
-                 "zeroi2v": replace(heads, embedding=True), "hr-qkv": replace(heads, queries=True)}
-    over_time |= {name: TemporalConfig(shift=shift, folds=6) for name, shift in (
+    rows = {"adapters": TemporalConfig(), "embedding": TemporalConfig((), True), "stdha": heads,
+            "stdha-4": TemporalConfig((-1, -1, 1, 1, 0, 0)), "stdha-far": TemporalConfig((-1, 1, -2, 2, 0, 0)),
+            "zeroi2v": replace(heads, embedding=True), "hr-qkv": replace(heads, queries=True)}
+    rows |= {name: TemporalConfig(shift=shift, folds=6) for name, shift in (
         ("class-token-shift", "class_token"), ("channel-shift-kv", "channel_kv"), ("channel-shift-qkv", "channel_qkv"))}
-    over_time["patch-shift"] = TemporalConfig(shift="patch")
-    return rows | {name: (linear, temporal) for name, temporal in over_time.items()}
+    rows["patch-shift"] = TemporalConfig(shift="patch")
+    frozen, full = (Method(AdaptationConfig(kind)) for kind in ("frozen", "full"))
+    return {"probe": frozen, "full": full} | {name: Method(LINEAR, temporal) for name, temporal in rows.items()}
 
 
-METHODS = _methods()
+def _compressed() -> dict[str, Method]:
+    """InTI and what it is compared with: 4 frames to 1 at SITES, or fewer tokens."""
+    rows = {"naive": CompressionConfig(), "mean": CompressionConfig("mean", SITES), "linearpool": CompressionConfig("linear", SITES),
+            "convpool": CompressionConfig("conv", SITES), "tome": CompressionConfig("tome", remove=MERGED),
+            "sta": CompressionConfig("sta", SITES, remove=DROPPED), "inti": CompressionConfig("inti", SITES)}
+    return {name: Method(LINEAR, compression=compression) for name, compression in rows.items()}
+
+
+OVER_TIME, COMPRESSED = tuple(_over_time()), tuple(_compressed())
+METHODS: dict[str, Method] = _over_time() | _compressed()
 BLIND = ("probe", "full", "adapters")  # no frame meets another before the mean: no order can be seen
+
+
+def methods_of(name: str) -> tuple[str, ...]:
+    """The methods that are compared on a set."""
+    return COMPRESSED if name == CORRUPTED else OVER_TIME
 
 
 def real_model(method: str, classes: int, seed: int = 0) -> VideoClassifier:
     """A method on the real tower; the seed draws adapters and head. Raises WeightsError where the tower is not at hand."""
-    adaptation, temporal = METHODS[method]
-    config = ModelConfig(TOWER, temporal, adaptation, CLIP.frames, classes, head_dropout=0.0, upper=UPPER)
+    adaptation, temporal, compression = METHODS[method]
+    config = ModelConfig(TOWER, temporal, adaptation, CLIP.frames, classes, 0.0, compression, UPPER)
     torch.manual_seed(seed)
     return build_model(config, NAME, resize_positions=True)
 
 
 def training(method: str, rate: float, steps: int, batch: int, seed: int, looks: int = 1) -> TrainConfig:
     """AdamW for a method at one of RATES. looks: how often the validation split is scored on the way, the end included."""
-    kind = METHODS[method][0].kind
-    head = rate * (10 if kind == "frozen" else HEAD)
+    kind = METHODS[method].adaptation.kind
+    head = rate * (10 if kind == "frozen" else 1 if method in COMPRESSED else HEAD)  # a compression learns at the head's rate
     tower = rate * (0.1 if kind == "full" else 1)
     return TrainConfig(steps=steps, batch_size=batch, lr=head, backbone_lr=tower / head, warmup=0.1, clip_norm=1.0, workers=0,
                        precision="bf16", save_every=steps, validate_every=max(1, steps // looks), seed=seed)
@@ -98,9 +127,18 @@ def training(method: str, rate: float, steps: int, batch: int, seed: int, looks:
 
 # ---- sets ----
 
+CORRUPTED = photos_corrupted.TASK.name
+EMBEDDED = (*TASKS, CORRUPTED)
+
+
+def embedded(name: str) -> Path:
+    """The folder of an embedded set."""
+    return photos_corrupted.corrupted_photos() if name == CORRUPTED else photo_data(name)
+
+
 def feature_sets(name: str, folder: Path | None = None) -> dict[str, FeatureSet]:
     """train, val and test of a set as features: of moving photographs, or of a folder of real clips."""
-    root = folder or photo_data(name)
+    root = folder or embedded(name)
     files = {"train": "train", "test": "val"} if folder else {"train": "train", "val": "val", "test": "test"}
     model = real_model("adapters", 2)
     sets = {part: keep_features(model, VideoDataset(root / f"{file}.txt", root, CLIP, train=False))
@@ -133,6 +171,8 @@ def run(name: str, method: str, stage: str, value: float, *, folder: Path | None
     row = {"set": name, "method": method, "stage": stage, "value": value, "rate": rate, "steps": steps, "val": curve}
     if stage == "seed":
         row |= scores(name, evaluate(model, sets["test"], progress=False))
+        if name == CORRUPTED and any(isinstance(part, Interpolation) for part in model.modules()):
+            row |= weight_score(model, sets["test"], photos_corrupted.junk_map(embedded(name), "test"))
     return row | {"trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
                   "cpu_seconds": round(time.process_time() - clock)}
 
@@ -155,7 +195,7 @@ def best_rate(name: str, method: str, rows: Sequence[dict]) -> float:
 
 def job_of(row: dict) -> jobs.Job | None:
     """The job that a row answers; None for one of another budget or method."""
-    budget = PHOTOS if row["set"] in TASKS else CLIPS
+    budget = PHOTOS if row["set"] in EMBEDDED else CLIPS
     today = row["method"] in METHODS and row["steps"] == (budget.sweep if row["stage"] == "rate" else budget.steps)
     return (row["set"], row["method"], row["stage"], row["value"]) if today else None
 
@@ -172,9 +212,9 @@ def measure(job: jobs.Job, path: Path, folder: Path | None = None) -> dict | Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--sets", nargs="*", default=["photos-one", "photos-two-pan"], choices=list(TASKS))
+    parser.add_argument("--sets", nargs="*", default=["photos-one", "photos-two-pan", CORRUPTED], choices=EMBEDDED)
     parser.add_argument("--clips", nargs="*", type=Path, default=[], help="folders of real clips with train.txt and val.txt")
-    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS), help="those of the set, of these")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--jobs", type=int, default=max(1, os.cpu_count() or 2))
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -182,10 +222,13 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     folders = {folder.name: folder for folder in args.clips}
     for name in [*(() if folders else args.sets), *folders]:
+        methods = [method for method in methods_of(name) if method in args.methods]
+        if not methods:
+            continue
         feature_sets(name, folders.get(name))  # computed once, before the processes start
         for stage, values in (("rate", RATES), ("seed", range(args.seeds))):
             done = jobs.wanted(jobs.load_rows(args.out), job_of)
-            todo = [job for value in values for method in args.methods if (job := (name, method, stage, value)) not in done]
+            todo = [job for value in values for method in methods if (job := (name, method, stage, value)) not in done]
             jobs.measure_all(todo, args.out, partial(measure, folder=folders.get(name)), job_of, args.jobs)
 
 

@@ -17,7 +17,6 @@ WIDE = 64  # clips are wider than the model looks, as videos are; decord 0.6 can
 REACH = 0.68  # the object's centre stays in -REACH..REACH; the frame is -1..1
 NOISE = 0.03  # standard deviation of the pixel noise, of the range 0..1
 JUNK = 0.5  # probability that a place of a pair of frames is junk in one of the two: a quarter of all patches
-SHARD = 3  # pixels a side of a junk patch's pieces of one colour: 2x2 of them fill the patch
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": ("circle", "square", "triangle", "diamond", "cross", "ring", "star", "moon"),
@@ -147,8 +146,8 @@ def junk_places(n: int, frames: int, g: torch.Generator) -> Tensor:
     return torch.stack([hit & ~second, hit & second], 2).flatten(1, 2)
 
 
-def junk_patches(n: int, g: torch.Generator) -> Tensor:
-    """n patches of junk: uint8 (n,6,6,3), four shards of 3x3 pixels, each of a random colour of the palette.
+def junk_patches(n: int, g: torch.Generator, patch: int = PATCH) -> Tensor:
+    """n patches of junk: uint8 (n,patch,patch,3), four shards, each a quarter and of a random colour of the palette.
 
     Colours and noise are those of objects, so that junk misleads about the colour. The two shards of a row are of
     different colours: no clean patch holds two colours of the palette, so that junk can be told from what is clean.
@@ -157,18 +156,18 @@ def junk_patches(n: int, g: torch.Generator) -> Tensor:
     right = (left + torch.randint(1, len(PALETTE), (n, 2, 1), generator=g)) % len(PALETTE)
     shards = PALETTE[torch.cat([left, right], 2)]  # (n,2,2,3)
     shards = shards + uniform(-0.07, 0.07, tuple(shards.shape), g)
-    image = shards.repeat_interleave(SHARD, 1).repeat_interleave(SHARD, 2)
+    image = shards.repeat_interleave(patch // 2, 1).repeat_interleave(patch // 2, 2)
     image = image + NOISE * torch.randn(image.shape, generator=g)
     return (image * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def corrupt(frames: Tensor, junk: Tensor, g: torch.Generator) -> Tensor:
-    """A copy of frames uint8 (n,T,48,64,3) with junk patches where junk, bool (n,T,8,8), is True.
+    """A copy of frames uint8 (n,T,H,W,3) with junk patches where junk, bool (n,T,8,8), is True.
 
-    The grid is that of the model: the middle 48 columns, 6x6 pixels a place. What is outside of them stays.
+    The grid is that of the model: the middle H of the W columns, H/8 pixels a place. What is outside of them stays.
     """
-    frames, side = frames.clone(), (WIDE - SIZE) // 2
-    seen = frames[:, :, :, side:side + SIZE]  # a view: written to in place
-    grid = seen.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH)).transpose(3, 4)  # (n,T,8,8,6,6,3)
-    grid[junk] = junk_patches(int(junk.sum()), g)
+    frames, size, side = frames.clone(), frames.shape[2], (frames.shape[3] - frames.shape[2]) // 2
+    seen, patch = frames[:, :, :, side:side + size], size // junk.shape[2]  # a view: written to in place
+    grid = seen.unflatten(3, (-1, patch)).unflatten(2, (-1, patch)).transpose(3, 4)  # (n,T,8,8,patch,patch,3)
+    grid[junk] = junk_patches(int(junk.sum()), g, patch)
     return frames

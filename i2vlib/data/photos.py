@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -89,9 +90,9 @@ class PhotoTask(rendered.RenderedTask):
             within = paths[0][..., 2].amin(1)
             paths.insert(0, mover_path(self, torch.randint(self.classes // 2, (n,), generator=g), sign, within, g))
         back, cutouts = _pieces(split, n, self.movers, g)
-        image = _background(back, self._pan(n, g))
-        for path, cutout in zip(paths, cutouts, strict=True):  # the labelled one last: it passes in front
-            image, cover = _paste(image, cutout, path)
+        image = background(back, self._pan(n, g))
+        for path, cut in zip(paths, cutouts, strict=True):  # the labelled one last: it passes in front
+            image, cover = paste(image, cut, path)
         image = image + NOISE * torch.randn(image.shape, generator=g)
         side = (WIDE - SIZE) // 2
         place = avg_pool2d(cover[..., side:-side], PATCH) >= 0.1
@@ -180,7 +181,7 @@ def parts(split: str) -> tuple[Image.Image, ...]:
     return tuple(found)
 
 
-def _piece(part: Image.Image, width: int, height: int, g: torch.Generator) -> Tensor:
+def piece(part: Image.Image, width: int, height: int, g: torch.Generator) -> Tensor:
     """A random piece of a part, turned, mirrored and tinted: float (3,height,width), 0..255."""
     turns, mirror = torch.randint(4, (1,), generator=g).item(), torch.rand(1, generator=g).item() < 0.5
     w, h = (height, width) if turns % 2 else (width, height)
@@ -195,25 +196,31 @@ def _piece(part: Image.Image, width: int, height: int, g: torch.Generator) -> Te
     return (pixels.flip(2) if mirror else pixels) * uniform(0.85, 1.15, (3, 1, 1), g) + uniform(-20, 20, (1, 1, 1), g)
 
 
-def _pieces(split: str, n: int, movers: int, g: torch.Generator) -> tuple[Tensor, list[Tensor]]:
-    """Backgrounds (n,3,140,156) and for each mover its cut-outs (n,4,96,96), the last channel its mask.
+def backdrop(part: Image.Image, g: torch.Generator) -> Tensor:
+    """Of three pieces of a part the most textured, as a background: float (3,140,156)."""
+    return max([piece(part, WIDE + 2 * MARGIN, SIZE + 2 * MARGIN, g) for _ in range(3)], key=Tensor.std)
 
-    A clip's pieces come from different photographs. Of three candidates the most textured background is taken, and of two the
-    cut-out that is the more textured and of another colour: what moves is to be seen.
-    """
+
+def cutout(sources: Sequence[Image.Image], back: Tensor, g: torch.Generator) -> Tensor:
+    """Of a piece of each source the one that is the more textured and of another colour than its background, so that what moves
+    is to be seen: float (4,96,96), the last channel its mask."""
+    tries = [piece(part, CUTOUT, CUTOUT, g) for part in sources]
+    best = max(tries, key=lambda p: p.std() + (p.mean((1, 2)) - back.mean((1, 2))).abs().mean().clamp(max=40))
+    return torch.cat([best.clamp(0, 255), mask(g)[None]])
+
+
+def _pieces(split: str, n: int, movers: int, g: torch.Generator) -> tuple[Tensor, list[Tensor]]:
+    """Backgrounds (n,3,140,156) and for each mover its cut-outs (n,4,96,96). A clip's pieces come from different photographs."""
     source, backs, cutouts = parts(split), [], [[] for _ in range(movers)]
     for _ in range(n):
         order = torch.randperm(len(source), generator=g).tolist()
-        tries = [_piece(source[order[0]], WIDE + 2 * MARGIN, SIZE + 2 * MARGIN, g) for _ in range(3)]
-        backs.append(max(tries, key=Tensor.std))
+        backs.append(backdrop(source[order[0]], g))
         for k in range(movers):
-            tries = [_piece(source[order[1 + k + movers * i]], CUTOUT, CUTOUT, g) for i in range(2)]
-            best = max(tries, key=lambda p: p.std() + (p.mean((1, 2)) - backs[-1].mean((1, 2))).abs().mean().clamp(max=40))
-            cutouts[k].append(torch.cat([best.clamp(0, 255), _mask(g)[None]]))
+            cutouts[k].append(cutout([source[order[1 + k + movers * i]] for i in range(2)], backs[-1], g))
     return torch.stack(backs).clamp(0, 255), [torch.stack(c) for c in cutouts]
 
 
-def _mask(g: torch.Generator) -> Tensor:
+def mask(g: torch.Generator) -> Tensor:
     """A smooth random blob with a soft edge: float (96,96), 0..1. Its radius is one on average, if the square is 2.6 wide."""
     line = (torch.arange(CUTOUT) + 0.5 - CUTOUT / 2) * (2.6 / CUTOUT)
     r, angle = torch.hypot(line, line[:, None]), torch.atan2(line[:, None].expand(CUTOUT, -1), line.expand(CUTOUT, -1))
@@ -225,7 +232,7 @@ def _mask(g: torch.Generator) -> Tensor:
 
 # ---- pictures ----
 
-def _background(back: Tensor, pan: Tensor) -> Tensor:
+def background(back: Tensor, pan: Tensor) -> Tensor:
     """What the camera sees of backgrounds (n,3,140,156), looking at pan (n,T,2): (n,T,3,112,128)."""
     n, T = pan.shape[:2]
     size = torch.tensor([back.shape[3], back.shape[2]])
@@ -236,15 +243,15 @@ def _background(back: Tensor, pan: Tensor) -> Tensor:
     return grid_sample(back.repeat_interleave(T, 0), grid, align_corners=False).unflatten(0, (n, T))
 
 
-def _paste(image: Tensor, cutout: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
-    """Lay cut-outs (n,4,96,96) over images (n,T,3,112,128) along paths (n,T,3); return the images and the cover (n,T,112,128)."""
+def paste(image: Tensor, cut: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
+    """Lay cut-outs `cut` (n,4,96,96) over images (n,T,3,112,128) along paths (n,T,3); return the images and the cover (n,T,112,128)."""
     layers = []
     for x, y, radius in path.permute(1, 2, 0):  # a frame at a time: the fine grid is large
         theta = torch.zeros(len(x), 2, 3)
         theta[:, 0, 0], theta[:, 1, 1] = WIDE / 2 / (1.3 * radius), SIZE / 2 / (1.3 * radius)
         theta[:, :, 2] = -torch.stack([x, y], 1) / (1.3 * radius)[:, None]
         fine = affine_grid(theta, [len(x), 4, 2 * SIZE, 2 * WIDE], align_corners=False)
-        layer = grid_sample(cutout, fine, align_corners=False)
+        layer = grid_sample(cut, fine, align_corners=False)
         layer = torch.cat([layer[:, :3] * layer[:, 3:], layer[:, 3:]], 1)
         layers.append(avg_pool2d(layer, 2))  # twice as fine and averaged: a small cut-out does not flicker
     layer = torch.stack(layers, 1)

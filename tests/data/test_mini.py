@@ -174,19 +174,20 @@ def test_junk_is_made_of_all_colours_and_no_row_of_it_of_one():
     assert 0.02 < noise.std() < 0.035
 
 
-def test_corrupt_touches_the_places_named_and_nothing_else():
+@pytest.mark.parametrize("height, width, patch", [(48, 64, 6), (112, 128, 14)])
+def test_corrupt_touches_the_places_named_and_nothing_else(height, width, patch):
     g = generator("frames")
-    frames = torch.randint(0, 256, (3, 4, 48, 64, 3), generator=g, dtype=torch.uint8)
+    frames = torch.randint(0, 256, (3, 4, height, width, 3), generator=g, dtype=torch.uint8)
     junk, before = junk_places(3, 4, g), frames.clone()
-    found, fill = corrupt(frames, junk, generator("fill")), iter(junk_patches(int(junk.sum()), generator("fill")))
+    found, fill = corrupt(frames, junk, generator("fill")), iter(junk_patches(int(junk.sum()), generator("fill"), patch))
     expected = frames.clone()
     for n in range(3):
         for t in range(4):
             for row in range(8):
                 for column in range(8):
                     if junk[n, t, row, column]:
-                        y, x = 6 * row, 8 + 6 * column
-                        expected[n, t, y:y + 6, x:x + 6] = next(fill)
+                        y, x = patch * row, 8 + patch * column
+                        expected[n, t, y:y + patch, x:x + patch] = next(fill)
     assert torch.equal(found, expected) and torch.equal(frames, before)
     assert not torch.equal(found, frames)
 

@@ -116,7 +116,7 @@ def test_what_moves_is_where_the_truth_says(drawn, name):
 def test_the_map_is_that_of_a_white_cut_out_on_black(monkeypatch):
     def pieces(split, n, movers, g):
         white = torch.full((n, 4, 96, 96), 255.0)
-        white[:, 3] = torch.stack([photos._mask(g) for _ in range(n)])
+        white[:, 3] = torch.stack([photos.mask(g) for _ in range(n)])
         return torch.zeros(n, 3, 140, 156), [white] * movers
 
     monkeypatch.setattr(photos, "_pieces", pieces)
@@ -170,10 +170,10 @@ def test_a_first_frame_says_little_of_the_direction(column):
 
 
 def test_the_labelled_one_is_the_larger_in_every_frame(monkeypatch):
-    task, seen, paste = TASKS["photos-two"], [], photos._paste
+    task, seen, paste = TASKS["photos-two"], [], photos.paste
     blank = lambda split, n, movers, g: (torch.zeros(n, 3, 140, 156), [torch.zeros(n, 4, 96, 96)] * 2)  # noqa: E731
     monkeypatch.setattr(photos, "_pieces", blank)
-    monkeypatch.setattr(photos, "_paste", lambda image, cutout, path: (seen.append(path[..., 2]), paste(image, cutout, path))[1])
+    monkeypatch.setattr(photos, "paste", lambda image, cutout, path: (seen.append(path[..., 2]), paste(image, cutout, path))[1])
     for first in range(0, 60, 20):
         task.draw("train", first, 20, generator(first))
     for other, labelled in zip(seen[::2], seen[1::2], strict=True):
@@ -182,8 +182,8 @@ def test_the_labelled_one_is_the_larger_in_every_frame(monkeypatch):
 
 def test_the_labelled_one_passes_in_front(monkeypatch):
     """It is laid over the other, and where it is, nothing shows through."""
-    task, order, paste = TASKS["photos-two"], [], photos._paste
-    monkeypatch.setattr(photos, "_paste", lambda *args: (order.append(args[2][..., 2].mean()), paste(*args))[1])
+    task, order, paste = TASKS["photos-two"], [], photos.paste
+    monkeypatch.setattr(photos, "paste", lambda *args: (order.append(args[2][..., 2].mean()), paste(*args))[1])
     task.draw("val", 0, 6, generator(1))
     assert len(order) == 2 and order[0] < order[1]
     image, cutout = torch.zeros(1, 1, 3, 112, 128), torch.full((1, 4, 96, 96), 1.0)
