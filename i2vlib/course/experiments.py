@@ -11,6 +11,7 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,7 +163,12 @@ def measured(preset: str, key: str, tower: str = "mini") -> list[float]:
 
 def spread(preset: str, key: str, tower: str = "mini") -> str:
     """Mean and range over the seeds, in percent: "57.1 (56.0-58.3)"."""
-    values = [100 * v for v in measured(preset, key, tower)]
+    return in_percent(measured(preset, key, tower))
+
+
+def in_percent(values: Sequence[float]) -> str:
+    """Mean and range of shares: "57.1 (56.0-58.3)"."""
+    values = [100 * v for v in values]
     return f"{sum(values) / len(values):.1f} ({min(values):.1f}-{max(values):.1f})"
 
 

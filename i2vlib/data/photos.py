@@ -244,7 +244,7 @@ def background(back: Tensor, pan: Tensor) -> Tensor:
 
 
 def paste(image: Tensor, cut: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
-    """Lay cut-outs `cut` (n,4,96,96) over images (n,T,3,112,128) along paths (n,T,3); return the images and the cover (n,T,112,128)."""
+    """Lay cut-outs (n,4,96,96) over images (n,T,3,112,128) along paths (n,T,3); return the images and the cover (n,T,112,128)."""
     layers = []
     for x, y, radius in path.permute(1, 2, 0):  # a frame at a time: the fine grid is large
         theta = torch.zeros(len(x), 2, 3)

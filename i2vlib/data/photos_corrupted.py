@@ -1,8 +1,9 @@
 """A cut-out of a photograph at rest, with junk in places: a task for compressions, on the photographs of i2vlib.data.photos.
 
-The label is the photograph that the cut-out comes from. Training sees all twelve, validation the right parts of six and test those
-of the other six, so that no pixel is in two splits. In each pair of frames, (0,1) and (2,3), at each of the 8x8 places, one of
-the two is filled with shards of colour with probability one half, and the other is clean (i2vlib.data.drawing.corrupt).
+The label is the photograph that the cut-out comes from. Training sees the left parts of all twelve, validation the right parts of
+six and test those of the other six, so that no pixel is in two splits. In each pair of frames, (0,1) and (2,3), at each of the
+8x8 places, one of the two is filled with shards of colour with probability one half, and the other is clean
+(i2vlib.data.drawing.corrupt).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from i2vlib.data import photos, rendered
 from i2vlib.data.drawing import corrupt, junk_places, uniform
-from i2vlib.data.photos import PHOTOS, SIZE, WIDE
+from i2vlib.data.photos import PHOTOS, SIZE
 from i2vlib.places import kept_in
 
 VERSION = 1  # a change to anything that is drawn or stored raises it, and old caches are rendered anew
@@ -35,7 +36,7 @@ class CorruptedPhotos(rendered.RenderedTask):
     def draw(self, split: str, first: int, n: int, g: torch.Generator) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         own = torch.tensor([i for i, photo in enumerate(PHOTOS.values()) if split in ("train", photo.split)])
         kind = torch.arange(first, first + n) % len(own)
-        backs, cuts = _pieces(split, kind.tolist(), g)
+        cuts, backs = _pieces(split, kind.tolist(), g)
         image = photos.background(backs, torch.zeros(n, self.frames, 2))
         image, _ = photos.paste(image, cuts, self._path(n, g))
         image = image + photos.NOISE * torch.randn(image.shape, generator=g)
@@ -55,13 +56,13 @@ TASK = CorruptedPhotos("photos-corrupted", 4, tuple(PHOTOS), 2000, 400, False, 6
 
 
 def _pieces(split: str, kind: list[int], g: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Backgrounds (n,3,140,156) and cut-outs (n,4,96,96) of a split's parts number `kind`; the background is another photograph's."""
+    """Cut-outs (n,4,96,96) of a split's parts number `kind` and, of other photographs, backgrounds (n,3,140,156) for them."""
     source, backs, cuts = photos.parts(split), [], []
     for label in kind:
         other = (label + torch.randint(1, len(source), (1,), generator=g).item()) % len(source)
         backs.append(photos.backdrop(source[other], g))
         cuts.append(photos.cutout([source[label]] * 2, backs[-1], g))
-    return torch.stack(backs).clamp(0, 255), torch.stack(cuts)
+    return torch.stack(cuts), torch.stack(backs).clamp(0, 255)
 
 
 def corrupted_photos(root: str | Path | None = None, seed: int = 0) -> Path:

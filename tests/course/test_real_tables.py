@@ -1,0 +1,94 @@
+"""The tables say what the rows say, and how sure it is; the rank agrees with hand-made orders."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from scipy.stats import binomtest
+
+from i2vlib.course import real, real_tables
+from i2vlib.course.real_tables import rank_agreement, results_table, wilson
+
+
+def row(name: str, method: str, top1: float, seed: int = 0, val: tuple[float, ...] = (0.2, 0.5, 0.505), **more) -> dict:
+    steps = (real.PHOTOS if name in real.EMBEDDED else real.CLIPS).steps
+    return {"set": name, "method": method, "stage": "seed", "value": seed, "rate": 1e-3, "steps": steps, "val": list(val),
+            "top1": top1, "clips": 200, **more}
+
+
+def written(folder: Path, rows: list[dict]) -> Path:
+    path = folder / "real.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def cells(table: str) -> dict[str, dict[str, str]]:
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")]
+    assert {len(line) for line in lines} == {len(lines[0])} and set(lines[1]) == {"---", "---:"}
+    return {line[0]: dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
+
+
+@pytest.mark.parametrize("right, clips", [(0, 7), (7, 7), (13, 20), (150, 600)])
+def test_the_interval_is_wilsons(right, clips):
+    assert wilson(right / clips, clips) == pytest.approx(tuple(binomtest(right, clips).proportion_ci(method="wilson")), abs=1e-6)
+
+
+def test_a_table_of_photographs(tmp_path):
+    rows = [row("photos-one", "stdha", top1, seed, direction=0.9, chance=1 / 6) for seed, top1 in enumerate((0.5, 0.6, 0.7))]
+    rows += [row("photos-one", "channel-shift-kv", 0.4, val=(0.2, 0.3, 0.4), direction=0.8)]
+    rows += [row("photos-two", "stdha", 0.1), {**row("photos-one", "hr-qkv", 0.9), "steps": 1}]  # another set, another budget
+    table = results_table("photos-one", written(tmp_path, rows))
+    found = cells(table)
+    assert list(found) == ["stdha", "channel-shift-kv"]
+    assert found["stdha"]["top-1 % (range)"] == "60.0 (50.0-70.0)" and found["stdha"]["direction % (range)"] == "90.0 (90.0-90.0)"
+    assert found["stdha"]["rate"] == "0.001"
+    assert found["stdha"]["still rising"] == "no (+0.5)" and found["channel-shift-kv"]["still rising"] == "yes (+10.0)"
+    low, high = wilson(0.6, 200)
+    assert found["stdha"]["mean, 95 % interval"] == f"60.0 [{100 * low:.1f}, {100 * high:.1f}]"
+    assert [r["paper (ZeroI2V Table 2(a), SSv2), top-1 %"] for r in found.values()] == ["66.0", "64.5 or 64.6"]
+    assert table.startswith("photos-one: 200 test clips, 1 or 3 seed(s).") and "each seed" not in table
+
+
+def test_a_table_of_real_clips_says_how_sure_each_seed_is(tmp_path):
+    rows = [row("arid6_small", "probe", top1, seed, chance=0.25) for seed, top1 in enumerate((0.5, 0.25))]
+    table = results_table("arid6_small", written(tmp_path, rows))
+    low, high = wilson(0.25, 200)
+    each = cells(table)["probe"]["each seed, 95 % interval"]
+    assert each.startswith("50.0 [") and each.endswith(f", 25.0 [{100 * low:.1f}, {100 * high:.1f}]")
+    assert "one answer to all would score 25.0 %" in table and "direction" not in table
+
+
+def test_a_table_of_compressions(tmp_path):
+    rows = [row(real.CORRUPTED, "naive", 0.3), row(real.CORRUPTED, "inti", 0.4, informative=0.9)]
+    found = cells(results_table(real.CORRUPTED, written(tmp_path, rows)))
+    assert found["inti"]["weight on the clean token % (range)"] == "90.0 (90.0-90.0)"
+    assert found["naive"]["weight on the clean token % (range)"] == ""
+    assert float(found["inti"]["multiply-adds a clip, M"]) < float(found["naive"]["multiply-adds a clip, M"])
+    assert [r["paper (InTI, K400), top-1 %"] for r in found.values()] == ["83.4", "84.9"]
+
+
+PAPERS_ORDER = ("class-token-shift", "channel-shift-kv", "channel-shift-qkv", "hr-qkv", "stdha")
+
+
+@pytest.mark.parametrize("tops, spearman", [((1, 2.5, 2.5, 4, 5), 1), ((5, 3.5, 3.5, 2, 1), -1), ((1, 2, 3, 4, 5), 0.9747)])
+def test_agreement_of_orders(tmp_path, tops, spearman):
+    rows = [row("photos-one", method, top / 10) for method, top in zip(PAPERS_ORDER, tops, strict=True)]
+    found = rank_agreement("photos-one", written(tmp_path, rows))
+    assert found["operators"] == 5 and found["spearman"] == pytest.approx(spearman, abs=1e-4)
+    assert found["kendall"] == pytest.approx(spearman, abs=0.03)
+
+
+def test_no_agreement_without_an_order(tmp_path):
+    path = written(tmp_path, [row("photos-one", method, 0.5) for method in PAPERS_ORDER[:3]])
+    assert all(math.isnan(rank_agreement("photos-one", path)[key]) for key in ("spearman", "kendall"))
+    with pytest.raises(ValueError, match="2 of the operators .* an order needs three"):
+        rank_agreement("photos-one", written(tmp_path, [row("photos-one", method, 0.5) for method in PAPERS_ORDER[:2]]))
+    with pytest.raises(ValueError, match="photos-far is not in real.json yet: run make experiments-real"):
+        results_table("photos-far", path)
+
+
+def test_the_paper_has_the_operators_that_are_measured():
+    assert set(real_tables.PAPER) <= set(real.OVER_TIME)
