@@ -9,7 +9,7 @@ NAMES  := python3 python3.13 python3.12 python3.11 python3.10
 # 04 and 06 train a model: tests/test_notebooks.py runs them with small parameters instead.
 NBVAL  := $(filter-out notebooks/04_% notebooks/06_%,$(wildcard notebooks/[0-9]*.ipynb))
 
-.PHONY: help reproduce test lab site bench experiments badges clean $(READY)
+.PHONY: help reproduce test lab site bench experiments experiments-real badges clean $(READY)
 
 help:
 	@echo "make reproduce    run the notebooks in order, write build/reproduce/index.html"
@@ -18,6 +18,7 @@ help:
 	@echo "make site         write the course as web pages, build/site/index.html"
 	@echo "make bench        time the merged model against the plain tower and open_clip's, InTI against naive"
 	@echo "make experiments  run the longer experiments whose cached results the notebooks show"
+	@echo "make experiments-real    the same on the real tower: about 7 hours on 2 cores, and goes on where it was"
 	@echo "make badges REPO=you/fork   point the Colab badges and setup cells at a GitHub repository"
 	@echo "make clean        remove build/ (the environment in $(VENV) and the data stay)"
 	@echo
@@ -45,6 +46,12 @@ bench: $(READY)
 
 experiments: $(READY)
 	$(PY) -m i2vlib.course.experiments
+
+# It trains for hours, features of the frozen blocks are kept, and results go into notebooks/results/real.json as they come.
+experiments-real: $(READY)
+	$(PY) -m i2vlib.fetch saliency-vit-s14
+	HF_HUB_OFFLINE=1 $(PY) -m i2vlib.course.real
+	$(PY) -m i2vlib.course.real_tables
 
 badges: $(READY)
 	@test -n "$(REPO)" || { echo "say which repository: make badges REPO=you/fork"; exit 2; }

@@ -151,7 +151,7 @@ def test_requirements_leave_the_runtime_of_colab_where_it_is():
 
 def test_make_without_a_target_explains_itself():
     text = subprocess.run(["make", "-C", str(ROOT)], capture_output=True, text=True).stdout
-    for target in ("reproduce", "test", "lab", "bench", "experiments", "badges", "clean"):
+    for target in ("reproduce", "test", "lab", "bench", "experiments", "experiments-real", "badges", "clean"):
         assert f"make {target}" in text
 
 

@@ -121,7 +121,7 @@ def real_model(method: str, classes: int, seed: int = 0) -> VideoClassifier:
 def training(method: str, rate: float, steps: int, batch: int, seed: int, looks: int = 1) -> TrainConfig:
     """AdamW for a method at one of RATES. looks: how often the validation split is scored on the way, the end included."""
     kind = METHODS[method].adaptation.kind
-    head = rate * (10 if kind == "frozen" else 1 if method in COMPRESSED else HEAD)  # a compression learns at the head's rate
+    head = rate * (10 if kind == "frozen" else 1 if method in COMPRESSED else HEAD)  # compressions learn at the head's rate
     tower = rate * (0.1 if kind == "full" else 1)
     return TrainConfig(steps=steps, batch_size=batch, lr=head, backbone_lr=tower / head, warmup=0.1, clip_norm=1.0, workers=0,
                        precision="bf16", save_every=steps, validate_every=max(1, steps // looks), seed=seed)
@@ -176,8 +176,8 @@ def run(name: str, method: str, stage: str, value: float, *, folder: Path | None
 
 
 def scores(name: str, result: Result) -> dict[str, float]:
-    """What goes into a row: top-1, clips, the share of the most frequent class, which is what one answer to all would score; where
-    the set comes in reversed twins, direction and the twins' largest difference."""
+    """What goes into a row: top-1, clips, the share of the most frequent class, which one answer to all would score; where the set
+    comes in reversed twins, direction and the twins' largest difference."""
     row = {"top1": result.top1, "clips": len(result.labels), "chance": result.labels.bincount().max().item() / len(result.labels)}
     if name in TASKS or "twins" in name:
         row |= {"direction": direction_accuracy(result, reversal_pairs(result.scores.shape[1])), "twin_gap": twin_gap(result)}

@@ -25,7 +25,7 @@ RISING = 0.01  # of validation top-1 over the last quarter of the steps, mean ov
 
 
 def measured(name: str, path: Path = real.RESULTS) -> dict[str, list[dict]]:
-    """The tested runs of a set by method, one row a seed, without methods that have none. Raises ValueError where all have none."""
+    """The tested runs of a set by method, one row a seed, without methods that have none. Raises ValueError for none."""
     rows = [row for row in load_rows(path) if row["set"] == name and row["stage"] == "seed" and real.job_of(row)]
     if not rows:
         raise ValueError(f"{name} is not in {path.name} yet: run make experiments-real")
@@ -81,8 +81,8 @@ def rank_agreement(name: str, path: Path = real.RESULTS) -> dict[str, float]:
 def _caption(name: str, runs: dict[str, list[dict]]) -> str:
     row, seeds = next(iter(runs.values()))[0], sorted({len(rows) for rows in runs.values()})
     chance = f"; one answer to all would score {100 * row['chance']:.1f} %" if "chance" in row else ""
-    return (f"{name}: {row['clips']} test clips, {' or '.join(map(str, seeds))} seed(s){chance}. Intervals are Wilson's, as if clips "
-            "were independent; the mean's is as wide as one seed's, since all seeds answer the same clips.")
+    return (f"{name}: {row['clips']} test clips, {' or '.join(map(str, seeds))} seed(s){chance}. Intervals are Wilson's, as if "
+            "clips were independent; the mean's is as wide as one seed's, since all seeds answer the same clips.")
 
 
 def _mean(rows: Sequence[dict], key: str) -> float:
