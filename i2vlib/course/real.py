@@ -94,9 +94,10 @@ def _over_time() -> dict[str, Method]:
 
 def _compressed() -> dict[str, Method]:
     """InTI and what it is compared with: 4 frames to 1 at SITES, or fewer tokens."""
-    rows = {"naive": CompressionConfig(), "mean": CompressionConfig("mean", SITES), "linearpool": CompressionConfig("linear", SITES),
-            "convpool": CompressionConfig("conv", SITES), "tome": CompressionConfig("tome", remove=MERGED),
-            "sta": CompressionConfig("sta", SITES, remove=DROPPED), "inti": CompressionConfig("inti", SITES)}
+    rows = {"naive": CompressionConfig()}
+    rows |= {name: CompressionConfig(kind, SITES) for name, kind in (
+        ("mean", "mean"), ("linearpool", "linear"), ("convpool", "conv"), ("inti", "inti"))}
+    rows |= {"tome": CompressionConfig("tome", remove=MERGED), "sta": CompressionConfig("sta", SITES, remove=DROPPED)}
     return {name: Method(LINEAR, compression=compression) for name, compression in rows.items()}
 
 
@@ -176,8 +177,8 @@ def run(name: str, method: str, stage: str, value: float, *, folder: Path | None
 
 
 def scores(name: str, result: Result) -> dict[str, float]:
-    """What goes into a row: top-1, clips, the share of the most frequent class, which one answer to all would score; where the set
-    comes in reversed twins, direction and the twins' largest difference."""
+    """What goes into a row: top-1, clips, the share of the most frequent class, which one answer to all would score; where the
+    set comes in reversed twins, direction and the twins' largest difference."""
     row = {"top1": result.top1, "clips": len(result.labels), "chance": result.labels.bincount().max().item() / len(result.labels)}
     if name in TASKS or "twins" in name:
         row |= {"direction": direction_accuracy(result, reversal_pairs(result.scores.shape[1])), "twin_gap": twin_gap(result)}
