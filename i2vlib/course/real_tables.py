@@ -112,12 +112,15 @@ def _cost(method: str) -> float:
                                      upper=real.UPPER)) / 1e6
 
 
-def main() -> None:
-    for name in dict.fromkeys(row["set"] for row in load_rows(real.RESULTS) if row["stage"] == "seed" and real.job_of(row)):
-        print(results_table(name), "\n")
+def main(path: Path = real.RESULTS) -> None:
+    names = dict.fromkeys(row["set"] for row in load_rows(path) if row["stage"] == "seed" and real.job_of(row))
+    if not names:
+        print(f"{path.name} holds no tested run yet: make experiments-real trains them")
+    for name in names:
+        print(results_table(name, path), "\n")
         if name != real.CORRUPTED:
             try:
-                print("Agreement with Table 2(a):", rank_agreement(name), "\n")
+                print("Agreement with Table 2(a):", rank_agreement(name, path), "\n")
             except ValueError as error:
                 print(error, "\n")
 

@@ -93,3 +93,12 @@ def test_no_agreement_without_an_order(tmp_path):
 
 def test_the_paper_has_the_operators_that_are_measured():
     assert set(real_tables.PAPER) <= set(real.OVER_TIME)
+
+
+def test_what_is_printed(tmp_path, capsys):
+    real_tables.main(tmp_path / "real.json")
+    assert "real.json holds no tested run yet" in capsys.readouterr().out
+    rows = [row("photos-one", method, 0.5) for method in PAPERS_ORDER] + [row(real.CORRUPTED, "inti", 0.5)]
+    real_tables.main(written(tmp_path, [*rows, row("arid6_small", "stdha", 0.5)]))
+    out = capsys.readouterr().out
+    assert out.count("test clips") == 3 and out.count("Agreement") == 1 and "1 of the operators" in out
