@@ -1,10 +1,10 @@
-"""A person's own videos: a prediction for a file, list files for a folder of classes, uploads as files."""
+"""A person's own videos: a prediction for a file, a model fine-tuned on a folder of classes, an upload button."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -12,24 +12,26 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from i2vlib.config import AdaptationConfig
-from i2vlib.data.classes import class_names, write_names
+from i2vlib.config import FOUR_ADAPTERS, AdaptationConfig, ModelConfig, TemporalConfig
+from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.drawing import ATTRIBUTES, WIDE, draw, generator, random_scene, random_words
-from i2vlib.data.isolated import Isolated, IsolatedError
-from i2vlib.data.lists import Entry, ListError, read_list, write_list
+from i2vlib.data.folders import FolderLists, recordings
 from i2vlib.data.sampling import view_indices
-from i2vlib.data.strict import damage, fault, refuse_short
+from i2vlib.data.strict import refuse_short
 from i2vlib.data.transforms import test_views
 from i2vlib.data.uploads import answer_upload, uploaded_files
 from i2vlib.data.video import VideoError, VideoFile
-from i2vlib.protocol import ClipConfig, check_scaling
+from i2vlib.presets import tower_at
+from i2vlib.protocol import ClipConfig, TrainConfig, check_scaling, clip_for
+from i2vlib.temporal.heads import stdha_offsets
+from i2vlib.tower.archives import WeightsError
 from i2vlib.tower.backbone import at_rest
-from i2vlib.tower.classifier import VideoClassifier, build_model
-from i2vlib.tower.weights import WeightsError
-
-
-class FolderError(ValueError):
-    """A folder cannot be trained on. The message names the folder or class, and what is expected."""
+from i2vlib.tower.checkpoints import save_checkpoint
+from i2vlib.tower.classifier import VideoClassifier, build_model, merge
+from i2vlib.tower.fetched import cached_path
+from i2vlib.training.evaluate import Result, evaluate
+from i2vlib.training.features import keep_features
+from i2vlib.training.train import train
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,106 +127,91 @@ def drawn_video(shape: str, reach: float, *key: object, frames: int = 40) -> Ten
 
 # ---- a folder ----
 
-@dataclass(frozen=True)
-class FolderLists:
-    """List files of a folder: what VideoDataset takes, with root = the folder. classes.txt lies beside them."""
+TUNING = TrainConfig(steps=120, batch_size=8, lr=1e-4, backbone_lr=10.0, warmup=0.1, clip_norm=1.0, precision="bf16", workers=0)
 
-    train: Path
-    val: Path
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """A model fine-tuned on a folder, merged, and what it scored on the clips held out, which chose nothing."""
+
+    model: VideoClassifier
+    clip: ClipConfig
     class_names: tuple[str, ...]
-    counts: dict[str, tuple[int, int]]  # class: clips to train on, clips held out
-    skipped: dict[str, str] = field(default_factory=dict)  # class/clip.mp4: reason
+    result: Result  # of the clips held out
+    recordings: int  # that these come from, by their names
+    warning: str  # see FolderLists
+
+    @property
+    def right(self) -> int:
+        return int(self.result.confusion.diagonal().sum())
+
+    @property
+    def chance(self) -> float:
+        """What calling every clip by the most frequent class would get: 1/C where all are as frequent."""
+        return self.result.confusion.sum(1).max().item() / len(self.result.labels)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Rates that would make such a score unsurprising, at 95 %. Recordings count, not clips: two pieces of one are not two
+        independent trials."""
+        return wilson(self.result.top1, self.recordings)
+
+    def __str__(self) -> str:
+        n, (low, high) = len(self.result.labels), self.interval
+        of = f" of {self.recordings} recordings" if self.recordings < n else ""
+        words = (f"{self.right} of {n} held-out clips{of} right, {self.result.top1:.0%}; 95 % interval {low:.0%} to {high:.0%}; "
+                 f"chance {self.chance:.0%}")
+        words += ": no better than chance, as far as so few clips can tell" if low <= self.chance else ""
+        return words + (f"; {self.warning}" if self.warning else "")
 
 
-def folder_lists(folder: str | Path, out: str | Path, val_share: float = 0.25, seed: int = 0, *, frames: int = 1,
-                 strict: bool = True) -> FolderLists:
-    """Write train.txt, val.txt and classes.txt into `out` for videos that lie as `folder/class/clip.mp4`.
+def tower_at_hand() -> str:
+    """The real tower that `python -m i2vlib.fetch` has brought to this machine: its name; empty where there is none."""
+    return next((name for name in ("dinov2-s14", "saliency-vit-s14") if cached_path(name).is_file()), "")
 
-    Classes are the folders inside, sorted by name, those with a dot in front left out. Of each class round(val_share ·
-    clips) clips are held out, at least 1 and at most all but 1, drawn by (seed, class): other classes do not change
-    them. Every file is tried, in a process that may hang or die of it: it must have `frames` frames or more, its first,
-    middle and last one are read, and all of it is searched for damage (i2vlib.data.strict; strict=False leaves that out, and
-    keeps what can be read). What fails is printed once with the reason, listed in `skipped`, and left out.
-    Raises FolderError: no such folder, not two class folders, a class with no readable video or with only one, a name
-    that cannot stand in a list file. Raises ValueError for a val_share outside 0 to 1.
+
+def start_real(weights: str, classes: int, *, frames: int = 4, size: int = 112, upper: int = 4) -> VideoClassifier:
+    """A fetched tower with heads relocated by -1 and +1 and linear adapters in its last `upper` blocks, and a new head.
+
+    weights: a name of presets.TOWERS, such as tower_at_hand(); size: pixels, a multiple of its patches. The blocks below never
+    change, so that fine_tune computes them once. Raises WeightsError where the weights are not here, ConfigError for a size.
     """
-    folder, out = Path(folder), Path(out)
-    if not 0 < val_share < 1:
-        raise ValueError(f"val_share = {val_share}: allowed is above 0 and below 1")
-    if not folder.is_dir():
-        raise FolderError(f"{folder}: there is no such folder")
-    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    for place in classes:
-        if place.name != _unicode(place.name):
-            raise FolderError(f"{folder}: the name of the folder {place.name!r} is no Unicode text: rename it")
-    if len(classes) < 2:
-        found = f"only the folder {classes[0].name!r}" if classes else "no folders"
-        raise FolderError(f"{folder}: holds {found}; expected are two or more, one a class, with videos in them: class/clip.mp4")
-    skipped: dict[str, str] = {}
-    parts: dict[str, list[Entry]] = {"train": [], "val": []}
-    counts = {}
-    with Isolated() as call:
-        for label, place in enumerate(classes):
-            train, held = _split(place, _readable(place, frames, strict, skipped, call), val_share, seed)
-            counts[place.name] = len(train), len(held)
-            for split, clips in (("train", train), ("val", held)):
-                parts[split] += [Entry(clip, label) for clip in clips]
-    for name, reason in skipped.items():
-        print(f"left out: {name}: {reason}")
-    out.mkdir(parents=True, exist_ok=True)
-    names = tuple(c.name for c in classes)
-    return FolderLists(*_write_lists(out, names, parts), names, counts, skipped)
+    tower = tower_at(weights, size)
+    adapters = AdaptationConfig("linear", FOUR_ADAPTERS, scale=1.0, dropout=0.0)
+    config = ModelConfig(tower, TemporalConfig(stdha_offsets(tower.heads, 3)), adapters, frames, classes, 0.0, upper=upper)
+    return build_model(config, weights, resize_positions=True)
 
 
-def _readable(place: Path, frames: int, strict: bool, skipped: dict[str, str], call: Isolated) -> list[str]:
-    """The videos of a class as `class/clip.mp4`, sorted; the others go into `skipped`."""
-    found, first = [], None
-    for path in sorted(p for p in place.iterdir() if not p.name.startswith(".")):
-        name = f"{place.name}/{path.name}"
-        if (shown := _unicode(name)) != name:
-            skipped[shown] = "has a name that is no Unicode text: rename it"
-            continue
-        try:
-            reason = call(fault, path, frames) or (call(damage, path) if strict else "")
-        except IsolatedError as error:
-            reason = error.reason
-        if not reason:
-            found.append(name)
-            continue
-        skipped[name] = reason
-        first = first or f"; the first file: {path.name}: {reason}"
-    if not found:
-        raise FolderError(f"class {place.name!r} has no readable video{first or ': its folder is empty'}")
-    return found
+def fine_tune(model: VideoClassifier, lists: FolderLists, out: str | Path, clip: ClipConfig | None = None,
+              config: TrainConfig = TUNING, *, progress: bool = True) -> Tuned:
+    """Train the model, in place, on a folder's clips, score those held out once, write the merged one to out/model.safetensors.
+
+    lists: of folder_lists, or FolderLists(train, val, root) of list files of your own. clip: by default clip_for the model, with
+    one frame of each of T segments. Where the model has frozen lower blocks (ModelConfig.upper; start_real) their features are
+    kept (i2vlib.training.features) and each clip is always the same: flips, crops and moments that training draws anew cannot be
+    had. config: the rate of TUNING suits start_real; its steps are fixed beforehand, and nothing is chosen by the clips held out.
+    Files that cannot be read are named, left out, and count nowhere. out/run keeps the run (i2vlib.training.train). Raises what
+    train() and evaluate() raise, also OSError where the disk has no room for the features.
+    """
+    out, kept = Path(out), bool(model.config.upper)
+    clip = clip or clip_for(model.config.tower, frames=model.config.frames, flip=0.0)
+    train_set, val_set = (VideoDataset(path, lists.root, clip, train=part == "train" and not kept, seed=config.seed)
+                          for part, path in (("train", lists.train), ("val", lists.val)))
+    if kept:
+        train_set, val_set = (keep_features(model, data, workers=config.workers, progress=progress)
+                              for data in (train_set, val_set))
+    train(model, train_set, config, out / "run", resume=False, progress=progress)
+    result = evaluate(model, val_set, workers=config.workers, progress=progress)
+    names = [val_set.entries[i].path for i in result.indices.tolist()]
+    merged, classes = merge(model).cpu(), tuple(train_set.class_names)
+    save_checkpoint(merged, out / "model.safetensors", clip=clip, class_names=classes)
+    return Tuned(merged, clip, classes, result, len(set(recordings(names))), lists.warning)
 
 
-def _unicode(name: str) -> str:
-    """The name itself, or with \\udcff and the like where it holds bytes of another encoding."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
-def _split(place: Path, clips: list[str], val_share: float, seed: int) -> tuple[list[str], list[str]]:
-    if len(clips) < 2:
-        raise FolderError(f"class {place.name!r} has 1 readable video: allowed is 2 or more, to train on and to hold out")
-    shuffled = random.Random(f"{seed}/{place.name}").sample(clips, len(clips))
-    held = min(max(round(val_share * len(clips)), 1), len(clips) - 1)
-    return sorted(shuffled[held:]), sorted(shuffled[:held])
-
-
-def _write_lists(out: Path, classes: Sequence[str], parts: Mapping[str, list[Entry]]) -> list[Path]:
-    """classes.txt and a list a part, written and read back: a name that they cannot hold must not become another's."""
-    try:
-        write_names(out / "classes.txt", classes)
-        if class_names(out / "any.txt") != list(classes):
-            raise FolderError(f"{out / 'classes.txt'} cannot hold the classes' names as they are")
-        for part, entries in parts.items():
-            write_list(out / f"{part}.txt", entries)
-            for wanted, found in zip(entries, read_list(out / f"{part}.txt"), strict=False):
-                if wanted != found:
-                    raise FolderError(f"{wanted.path!r} cannot stand in a list file, where it reads as {found.path!r}: rename it")
-    except (UnicodeEncodeError, ListError) as error:
-        raise FolderError(f"a name cannot stand in a list file, rename it: {error}") from error
-    return [out / f"{part}.txt" for part in parts]
+def wilson(rate: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval for a rate that was measured in n trials, at 95 %: between 0 and 1 however small n is."""
+    middle, half = rate + z * z / (2 * n), z * math.sqrt(rate * (1 - rate) / n + (z / (2 * n)) ** 2)
+    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
 
 
 # ---- an upload ----

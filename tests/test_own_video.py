@@ -3,55 +3,45 @@
 from __future__ import annotations
 
 import math
-import os
+from dataclasses import replace
 from datetime import datetime
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
 from _train_victim import MODEL
-from test_video import encode, sound
+from test_folders import film, wrong_files
 
 from i2vlib import own_video
 from i2vlib.checked import ConfigError
-from i2vlib.config import FOUR_ADAPTERS, AdaptationConfig
+from i2vlib.config import FOUR_ADAPTERS, AdaptationConfig, ModelConfig, TemporalConfig, TowerConfig
 from i2vlib.data.datasets import VideoDataset
-from i2vlib.data.isolated import Isolated
-from i2vlib.data.lists import read_list
+from i2vlib.data.folders import FolderLists
 from i2vlib.data.sampling import view_indices
 from i2vlib.data.uploads import answer_upload, uploaded_files
 from i2vlib.data.video import VideoError, read_clip, write_clip
 from i2vlib.own_video import (
-    FolderError,
+    TUNING,
     Prediction,
+    Tuned,
     drawn_video,
-    folder_lists,
+    fine_tune,
     further,
     predict,
+    start_real,
+    tower_at_hand,
     upload_box,
+    wilson,
 )
 from i2vlib.protocol import ClipConfig
 from i2vlib.show.own_video import bars, timeline
+from i2vlib.tower.checkpoints import load_checkpoint
 from i2vlib.tower.classifier import build_model, merge
-from i2vlib.training.evaluate import evaluate
+from i2vlib.training import features
+from i2vlib.training.evaluate import Result, evaluate
 
 CLIP = ClipConfig(2, size=16, short_side=16, test_short_side=16, random_crop=False, flip=0.0)
 NAMES = ("runs", "jumps", "stands")
-
-
-class Here:
-    """In the place of Isolated: a process for each of these folders would take minutes."""
-
-    def __enter__(self):
-        return lambda function, *args: function(*args)
-
-    def __exit__(self, *_):
-        pass
-
-
-@pytest.fixture(autouse=True)
-def no_processes(monkeypatch):
-    monkeypatch.setattr(own_video, "Isolated", Here)
 
 
 @pytest.fixture
@@ -60,36 +50,6 @@ def model():
     model = build_model(MODEL)
     torch.nn.init.normal_(model.head.weight)
     return model
-
-
-def film(path, frames: int = 10, seed: int = 0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = torch.randint(0, 256, (frames, 32, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-    write_clip(path, pixels)
-    return path
-
-
-def folder_of(tmp_path, **classes: int):
-    for number, (name, clips) in enumerate(classes.items()):
-        for i in range(clips):
-            film(tmp_path / "own" / name / f"clip {i}.mp4", 4, 10 * number + i)
-    return tmp_path / "own"
-
-
-def wrong_files(tmp_path) -> dict:
-    """One file of each kind that people bring, and a piece of the reason that each must get."""
-    whole = film(tmp_path / "whole.mp4").read_bytes()
-    wrong = {"notes.mp4": (b"not a video at all", "is not a video"), "nothing.mp4": (b"", "is empty"),
-             "cut.mp4": (whole[:len(whole) // 2], "is cut off"), "short.mp4": (film(tmp_path / "s.mp4", 1).read_bytes(),
-                                                                              "is too short: it has 1 frame, a clip takes 2")}
-    sound(tmp_path / "song.mp4")
-    wrong["song.mp4"] = (tmp_path / "song.mp4").read_bytes(), "holds no video, only audio"
-    middle = bytearray(encode(tmp_path / "x.mp4", g="250", bf="0").read_bytes())
-    start = middle.index(b"mdat") + 4
-    size = int.from_bytes(middle[start - 8:start - 4], "big") - 8
-    middle[start:start + size] = b"\xff" * size  # the index is whole: nobody notices before a frame is decoded
-    wrong["damaged.mp4"] = bytes(middle), "is damaged"
-    return wrong
 
 
 # ---- prediction ----
@@ -191,140 +151,93 @@ def test_a_drawn_video_goes_where_it_says():
     with pytest.raises(ValueError, match="shape 'cube': allowed is circle"):
         drawn_video("cube", 0.6)
 
+# ---- fine-tuning ----
 
-# ---- folder ----
-
-def test_a_folder_becomes_lists_that_the_data_set_reads(tmp_path):
-    folder = folder_of(tmp_path, walks=8, **{"runs fast": 4, "a, b 3": 2})
-    lists = folder_lists(folder, tmp_path / "lists", 0.25, seed=1)
-    assert lists.class_names == ("a, b 3", "runs fast", "walks") and not lists.skipped
-    assert lists.counts == {"a, b 3": (1, 1), "runs fast": (3, 1), "walks": (6, 2)}
-    parts = [{(e.path, e.label) for e in read_list(p)} for p in (lists.train, lists.val)]
-    everything = {(f"{name}/clip {i}.mp4", label) for label, (name, n) in
-                  enumerate([("a, b 3", 2), ("runs fast", 4), ("walks", 8)]) for i in range(n)}
-    assert parts[0] | parts[1] == everything and not parts[0] & parts[1]
-    data = VideoDataset(lists.val, folder, CLIP, train=False)
-    assert tuple(data.class_names) == lists.class_names and not any(item["error"] for item in data)
+TOWER = TowerConfig(16, 4, 32, 2, 2, 2.0, 0)
+UPPER = ModelConfig(TOWER, TemporalConfig((-1, 1)), AdaptationConfig("linear", FOUR_ADAPTERS, dropout=0.0), 2, 2, 0.0, upper=1)
 
 
-def test_the_split_is_the_seeds_and_a_class_keeps_its_own(tmp_path):
-    folder = folder_of(tmp_path, walks=8, runs=8)
-
-    def held(seed, name):
-        return [e.path for e in read_list(folder_lists(folder, tmp_path / "lists", 0.5, seed).val) if e.path.startswith(name)]
-
-    assert held(0, "walks") == held(0, "walks") and len({tuple(held(s, "walks")) for s in range(6)}) > 1
-    before = held(0, "walks")
-    film(folder / "jumps" / "a.mp4")
-    film(folder / "jumps" / "b.mp4")
-    assert held(0, "walks") == before
-    assert held(0, "walks") != [path.replace("runs", "walks") for path in held(0, "runs")], "each class draws its own"
-    both = folder_of(tmp_path / "two", walks=2, runs=2)
-    assert folder_lists(both, tmp_path / "lists", 0.9).counts == {"runs": (1, 1), "walks": (1, 1)}, "one stays to train on"
-
-
-def test_a_video_with_a_damaged_end_is_left_out(tmp_path):
-    folder = folder_of(tmp_path, walks=2, runs=2)
-    torn = bytearray(encode(folder / "walks" / "torn.mp4", g="250", bf="0").read_bytes())
-    start = torn.index(b"mdat") - 4
-    end = start + int.from_bytes(torn[start:start + 4], "big")
-    torn[end - 180:end] = b"\xff" * 180  # a tenth of the frames' bytes: the first and the middle frame are whole
-    (folder / "walks" / "torn.mp4").write_bytes(torn)
-    assert folder_lists(folder, tmp_path / "lists").skipped == {"walks/torn.mp4": "is damaged: a frame cannot be decoded"}
+@pytest.fixture(scope="module")
+def day_and_night(tmp_path_factory) -> FolderLists:
+    """8 bright and 8 dark clips, of four recordings by their names; one to train on and one held out are damaged."""
+    root = tmp_path_factory.mktemp("own")
+    for label, name in enumerate(("day", "night")):
+        (root / name).mkdir()
+        for i in range(8):
+            clip = torch.randint(150 * (1 - label), 150 * (1 - label) + 60, (4, 16, 24, 3), dtype=torch.uint8,
+                                 generator=torch.Generator().manual_seed(i))
+            write_clip(root / name / f"{name}{i // 2}_{i % 2}.mp4", clip)
+    for part, numbers in (("train", (1, 2, 3)), ("val", (0,))):
+        (root / f"{part}.txt").write_text("".join(f"{n}/{n}{i}_{j}.mp4 {k}\n" for i in numbers for j in (0, 1)
+                                                  for k, n in enumerate(("day", "night"))))
+    (root / "classes.txt").write_text("day\nnight\n")
+    for damaged in ("day/day2_1.mp4", "night/night0_1.mp4"):
+        (root / damaged).write_bytes(b"no video")
+    return FolderLists(root / "train.txt", root / "val.txt", root)
 
 
-def test_damage_is_left_out_unless_asked_for(tmp_path):
-    folder = folder_of(tmp_path, runs=2, walks=3)
-    path = encode(folder / "walks" / "bit.mkv")
-    path.write_bytes(path.read_bytes().replace(b"Lavf", b"lavf", 1))  # its pictures are right, a checksum is not
-    assert folder_lists(folder, tmp_path / "lists").skipped["walks/bit.mkv"].startswith("is damaged: a checksum is wrong")
-    assert not folder_lists(folder, tmp_path / "lists", strict=False).skipped
+@pytest.mark.parametrize("upper", [1, 0])
+def test_a_folder_becomes_a_model_with_a_held_out_number(day_and_night, tmp_path, monkeypatch, capsys, upper):
+    monkeypatch.setattr(features, "kept_in", lambda name: tmp_path / name)
+    torch.manual_seed(0)
+    model = build_model(replace(UPPER, upper=upper))
+    before = {k: v.clone() for k, v in model.backbone.state_dict().items()}
+    tuned = fine_tune(model, day_and_night, tmp_path / "out", config=replace(TUNING, steps=12, lr=1e-2), progress=False)
+    assert (tmp_path / "data/features").exists() == bool(upper)
+    assert (tuned.right, len(tuned.result.labels), tuned.recordings) == (3, 3, 2), "day0_0 and day0_1 are of one recording"
+    assert str(tuned) == ("3 of 3 held-out clips of 2 recordings right, 100%; 95 % interval 34% to 100%; chance 67%: no better "
+                          "than chance, as far as so few clips can tell")
+    printed = capsys.readouterr()
+    assert all(name in printed.out + printed.err for name in ("day2_1.mp4", "night0_1.mp4"))
+    assert not (tmp_path / "out/run/best.safetensors").exists(), "what is held out chooses no step"
+    assert all(torch.equal(v, before[k]) for k, v in model.backbone.state_dict().items() if "resblocks.0" in k and upper)
+    loaded = load_checkpoint(tmp_path / "out/model.safetensors")
+    assert not any(".adapters." in name for name in loaded.state_dict()) and tuned.class_names == ("day", "night")
+    found = predict(loaded, day_and_night.root / "night/night0_0.mp4", tuned.clip, tuned.class_names)
+    assert torch.allclose(found.probabilities, tuned.result.scores[tuned.result.labels == 1][0], atol=1e-4) and found.best == 1
 
 
-def test_a_file_that_ends_its_process_is_left_out(tmp_path, monkeypatch):
-    folder = folder_of(tmp_path, runs=2, walks=3)
-    monkeypatch.setattr(own_video, "Isolated", Isolated)
-    monkeypatch.setattr(own_video, "fault", _abort_on_walks)
-    lists = folder_lists(folder, tmp_path / "lists")
-    assert lists.counts == {"runs": (1, 1), "walks": (1, 1)} and "aborted" in lists.skipped["walks/clip 1.mp4"]
+def scored(right: int, wrong: int, recordings: int = 0, warning: str = "") -> Tuned:
+    """So many right and wrong of two classes that are as frequent."""
+    n = right + wrong
+    labels = torch.arange(n) % 2
+    told = torch.where(torch.arange(n) < right, labels, 1 - labels)
+    result = Result(torch.nn.functional.one_hot(told, 2).float(), labels, torch.arange(n))
+    return Tuned(None, CLIP, NAMES[:2], result, recordings or n, warning)
 
 
-def _abort_on_walks(path, frames):
-    if path.name == "clip 1.mp4" and path.parent.name == "walks":
-        os.abort()
-    return ""
+def test_no_better_than_chance_is_said_where_the_interval_holds_chance():
+    assert "no better than chance" in str(scored(14, 10)) and "no better than chance" in str(scored(4, 20))
+    sure = str(scored(36, 12))
+    assert sure == "36 of 48 held-out clips right, 75%; 95 % interval 61% to 85%; chance 50%"
+    assert "no better than chance" in str(scored(36, 12, recordings=12)), "12 recordings of four pieces are no 48 trials"
+    assert str(scored(36, 12, warning="beware")).endswith("; beware")
 
 
-def test_what_cannot_be_read_is_named_once_and_left_out(tmp_path, capsys):
-    folder, wrong = folder_of(tmp_path, walks=3, runs=2), wrong_files(tmp_path)
-    for name, (content, _) in wrong.items():
-        (folder / "walks" / name).write_bytes(content)
-    (folder / "walks" / "more").mkdir()
-    (folder / "walks" / ".DS_Store").write_bytes(b"x")
-    (folder / ".ipynb_checkpoints").mkdir()
-    lists = folder_lists(folder, tmp_path / "lists", frames=2)
-    assert set(lists.skipped) == {f"walks/{n}" for n in (*wrong, "more")} and lists.skipped["walks/more"] == "is a folder"
-    assert all(reason in lists.skipped[f"walks/{name}"] for name, (_, reason) in wrong.items())
-    printed = capsys.readouterr().out
-    assert all(printed.count(f"left out: walks/{name}: ") == 1 for name in wrong) and str(tmp_path) not in printed
-    assert lists.counts == {"runs": (1, 1), "walks": (2, 1)}
+def test_chance_is_what_the_most_frequent_class_would_get():
+    labels = torch.tensor([0] * 9 + [1])
+    tuned = Tuned(None, CLIP, NAMES[:2], Result(torch.tensor([[1.0, 0.0]] * 10), labels, torch.arange(10)), 10, "")
+    assert tuned.chance == tuned.result.top1 == 0.9 and "no better than chance" in str(tuned)
 
 
-def test_a_folder_that_cannot_be_trained_on_says_why(tmp_path):
-    lists = tmp_path / "lists"
-    with pytest.raises(FolderError, match="nowhere: there is no such folder"):
-        folder_lists(tmp_path / "nowhere", lists)
-    film(tmp_path / "flat" / "a.mp4")
-    with pytest.raises(FolderError, match=r"flat: holds no folders; expected .* class/clip\.mp4"):
-        folder_lists(tmp_path / "flat", lists)
-    folder = folder_of(tmp_path, walks=2)
-    with pytest.raises(FolderError, match="holds only the folder 'walks'"):
-        folder_lists(folder, lists)
-    (folder / "runs").mkdir()
-    with pytest.raises(FolderError, match="class 'runs' has no readable video: its folder is empty"):
-        folder_lists(folder, lists)
-    (folder / "runs" / "a.mp4").write_bytes(b"no")
-    with pytest.raises(FolderError, match="class 'runs' has no readable video; the first file: a.mp4: is not a video"):
-        folder_lists(folder, lists)
-    film(folder / "runs" / "b.mp4")
-    with pytest.raises(FolderError, match="class 'runs' has 1 readable video: allowed is 2 or more"):
-        folder_lists(folder, lists)
-    with pytest.raises(ValueError, match="val_share = 1: allowed is above 0 and below 1"):
-        folder_lists(folder, lists, 1)
+def test_wilsons_interval():
+    """Against statsmodels 0.14's proportion_confint(..., method="wilson"), and its ends."""
+    assert wilson(23 / 24, 24) == pytest.approx((0.79758, 0.99259), abs=1e-4)
+    assert wilson(0.5, 10) == pytest.approx((0.23659, 0.76341), abs=1e-4)
+    assert wilson(0.0, 10) == pytest.approx((0, 0.27754), abs=1e-4) and wilson(1.0, 10)[1] == pytest.approx(1)
 
 
-STRANGE = ["two\nlines", "ends in 12", "a\u2028b", " blanks ", 'quo"ted', '"quoted"', "# 1", "1 finger", "a, b; c\td", "é 跳 🎬",
-           "<img src=x>", "$frac{$", "{0} %s `x` |"]
-
-
-@pytest.mark.parametrize("name", STRANGE)
-def test_any_name_of_a_class_or_file_comes_back_out_of_the_lists(tmp_path, name):
-    folder = folder_of(tmp_path, walks=2)
-    for clip in ("a.mp4", f"{name}.mp4", name):  # the last has no ending
-        film(tmp_path / "x.mp4", 4)
-        (folder / name).mkdir(exist_ok=True)
-        (tmp_path / "x.mp4").rename(folder / name / clip)
-    lists = folder_lists(folder, tmp_path / "lists", 0.3)
-    data = [VideoDataset(p, folder, CLIP, train=False) for p in (lists.train, lists.val)]
-    assert set(lists.class_names) == {"walks", name} and all(tuple(d.class_names) == lists.class_names for d in data)
-    assert {(e.path, lists.class_names[e.label]) for d in data for e in d.entries} >= {
-        (f"{name}/{clip}", name) for clip in ("a.mp4", f"{name}.mp4", name)}
-    assert not any(item["error"] for d in data for item in d)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
-def test_a_name_that_a_list_cannot_hold_is_refused(tmp_path, capsys):
-    folder = folder_of(tmp_path, walks=2, runs=2)
-    film(tmp_path / "x.mp4").rename(folder / "walks" / "a\\b.mp4")
-    with pytest.raises(FolderError, match=r"'walks/a\\\\b.mp4' cannot stand in a list file, where it reads as 'walks/a/b.mp4'"):
-        folder_lists(folder, tmp_path / "lists", 0.3)
-    bad = os.fsdecode(b"\xff")  # a file from a machine with another encoding
-    (folder / "walks" / "a\\b.mp4").rename(folder / "walks" / f"{bad}.mp4")
-    assert folder_lists(folder, tmp_path / "lists", 0.3).skipped == {
-        "walks/\\udcff.mp4": "has a name that is no Unicode text: rename it"} and "udcff" in capsys.readouterr().out
-    (folder / "walks").rename(folder / bad)
-    with pytest.raises(FolderError, match="the folder '.udcff' is no Unicode text"):
-        folder_lists(folder, tmp_path / "lists", 0.3)
+def test_a_real_start_adapts_the_last_blocks_of_a_tower_that_is_there(tmp_path, monkeypatch):
+    asked, build = [], build_model
+    monkeypatch.setattr(own_video, "cached_path", lambda name: tmp_path / name)
+    monkeypatch.setattr(own_video, "tower_at", lambda name, size: replace(TOWER, image_size=size))
+    monkeypatch.setattr(own_video, "build_model", lambda config, name, resize_positions: asked.append(name) or build(config))
+    assert tower_at_hand() == ""
+    (tmp_path / "saliency-vit-s14").touch()
+    assert tower_at_hand() == "saliency-vit-s14"
+    model = start_real(tower_at_hand(), 3, frames=2, size=24, upper=1)
+    assert asked == ["saliency-vit-s14"] and model.config.temporal.offsets == (-1, 1) and model.config.lower == 1
+    assert model(torch.zeros(1, 2, 3, 24, 24)).shape == (1, 3) and model.config.adaptation.places == FOUR_ADAPTERS
 
 
 # ---- uploads ----
