@@ -176,25 +176,39 @@ def day_and_night(tmp_path_factory) -> FolderLists:
     return FolderLists(root / "train.txt", root / "val.txt", root)
 
 
-@pytest.mark.parametrize("upper", [1, 0])
-def test_a_folder_becomes_a_model_with_a_held_out_number(day_and_night, tmp_path, monkeypatch, capsys, upper):
-    monkeypatch.setattr(features, "kept_in", lambda name: tmp_path / name)
-    torch.manual_seed(0)
-    model = build_model(replace(UPPER, upper=upper))
-    before = {k: v.clone() for k, v in model.backbone.state_dict().items()}
-    tuned = fine_tune(model, day_and_night, tmp_path / "out", config=replace(TUNING, steps=12, lr=1e-2), progress=False)
-    assert (tmp_path / "data/features").exists() == bool(upper)
+@pytest.fixture
+def tuned_out(day_and_night, tmp_path, monkeypatch):
+    """A function upper, steps -> the model before and after, Tuned, and the folder that it was written to."""
+    def tune(upper: int, steps: int):
+        monkeypatch.setattr(features, "kept_in", lambda name: tmp_path / name)
+        torch.manual_seed(0)
+        model = build_model(replace(UPPER, upper=upper))
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        config = replace(TUNING, steps=steps, lr=1e-2, precision="no")
+        return before, model, fine_tune(model, day_and_night, tmp_path / "out", config=config, progress=False), tmp_path / "out"
+    return tune
+
+
+def test_a_folder_becomes_a_model_with_a_held_out_number(day_and_night, tuned_out, capsys):
+    before, model, tuned, out = tuned_out(1, 8)
     assert (tuned.right, len(tuned.result.labels), tuned.recordings) == (3, 3, 2), "day0_0 and day0_1 are of one recording"
     assert str(tuned) == ("3 of 3 held-out clips of 2 recordings right, 100%; 95 % interval 34% to 100%; chance 67%: no better "
                           "than chance, as far as so few clips can tell")
     printed = capsys.readouterr()
     assert all(name in printed.out + printed.err for name in ("day2_1.mp4", "night0_1.mp4"))
-    assert not (tmp_path / "out/run/best.safetensors").exists(), "what is held out chooses no step"
-    assert all(torch.equal(v, before[k]) for k, v in model.backbone.state_dict().items() if "resblocks.0" in k and upper)
-    loaded = load_checkpoint(tmp_path / "out/model.safetensors")
+    assert not (out / "run/best.safetensors").exists(), "what is held out chooses no step"
+    assert (out.parent / "data/features").exists()
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items() if "resblocks.0" in k)
+    loaded = load_checkpoint(out / "model.safetensors")
     assert not any(".adapters." in name for name in loaded.state_dict()) and tuned.class_names == ("day", "night")
     found = predict(loaded, day_and_night.root / "night/night0_0.mp4", tuned.clip, tuned.class_names)
     assert torch.allclose(found.probabilities, tuned.result.scores[tuned.result.labels == 1][0], atol=1e-4) and found.best == 1
+
+
+def test_a_model_of_which_all_blocks_are_adapted_is_tuned_from_the_videos(tuned_out):
+    before, model, tuned, out = tuned_out(0, 1)
+    assert not (out.parent / "data/features").exists() and len(tuned.result.labels) == 3
+    assert any(not torch.equal(v, before[k]) for k, v in model.state_dict().items() if "resblocks.0.adapters" in k)
 
 
 def scored(right: int, wrong: int, recordings: int = 0, warning: str = "") -> Tuned:
