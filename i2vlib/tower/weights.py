@@ -81,7 +81,7 @@ def origin_of(tower: TowerConfig, weights: str | Path) -> dict[str, object]:
             return _settled(TowerConfig.from_json(says["tower"]))
         names = {name.rpartition(".")[2] for name in read_tensors(path)}
         return {"quick_gelu": True} if OPENAIS <= names else {}
-    if tag := _tags(tower).get(name):
+    if tag := clip_tags(tower).get(name):
         entry = open_clip.get_pretrained_cfg(tag, name)
         quick = bool(entry.get("quick_gelu", False) or open_clip.get_model_config(tag).get("quick_gelu", False))
         return {"quick_gelu": quick, "mean": tuple(entry.get("mean", CLIP_MEAN)), "std": tuple(entry.get("std", CLIP_STD))}
@@ -89,8 +89,8 @@ def origin_of(tower: TowerConfig, weights: str | Path) -> dict[str, object]:
         return _settled(tower_config(name))
     what = "a folder, not a file," if Path(name).expanduser().is_dir() else "neither a file"
     raise WeightsError(f"weights {name!r}: {what} nor an open_clip tag for this tower; its tags are: "
-                       f"{', '.join(sorted(_tags(tower))) or 'none'}. Models of timm and repositories of the hub (owner/name) "
-                       "load as well")
+                       f"{', '.join(sorted(clip_tags(tower))) or 'none'}. Models of timm and repositories of the hub "
+                       "(owner/name) load as well")
 
 
 def _settled(tower: TowerConfig) -> dict[str, object]:
@@ -123,7 +123,7 @@ def find_weights(tower: TowerConfig, weights: str | Path) -> Path:
         return find_fetched(name)
     if path:
         return path
-    tag = _tags(tower).get(name)
+    tag = clip_tags(tower).get(name)
     if tag is None:
         origin_of(tower, name)  # raises where there is no such name
         return find_file(name)
@@ -146,7 +146,7 @@ def _file(weights: str | Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def _tags(tower: TowerConfig) -> dict[str, str]:
+def clip_tags(tower: TowerConfig) -> dict[str, str]:
     """open_clip's tags for this tower, and the architecture of each; of several image sizes the tower's own, else the first."""
     known: dict[str, str] = {}
     for arch, name in open_clip.list_pretrained():
