@@ -139,7 +139,8 @@ class Tuned:
     class_names: tuple[str, ...]
     result: Result  # of the clips held out
     recordings: int  # that these come from, by their names
-    warning: str  # see FolderLists
+    summary: dict  # train()'s: steps, loss, seconds, ...
+    warning: str = ""  # see FolderLists
 
     @property
     def right(self) -> int:
@@ -184,7 +185,7 @@ def start_real(weights: str, classes: int, *, frames: int = 4, size: int = 112, 
 
 def fine_tune(model: VideoClassifier, lists: FolderLists, out: str | Path, clip: ClipConfig | None = None,
               config: TrainConfig = TUNING, *, progress: bool = True) -> Tuned:
-    """Train the model, in place, on a folder's clips, score those held out once, write the merged one to out/model.safetensors.
+    """Train the model, in place, on a folder's clips, score those held out once, write the merged one to out/mine.safetensors.
 
     lists: of folder_lists, or FolderLists(train, val, root) of list files of your own. clip: by default clip_for the model, with
     one frame of each of T segments. Where the model has frozen lower blocks (ModelConfig.upper; start_real) their features are
@@ -200,12 +201,12 @@ def fine_tune(model: VideoClassifier, lists: FolderLists, out: str | Path, clip:
     if kept:
         train_set, val_set = (keep_features(model, data, workers=config.workers, progress=progress)
                               for data in (train_set, val_set))
-    train(model, train_set, config, out / "run", resume=False, progress=progress)
+    summary = train(model, train_set, config, out / "run", resume=False, progress=progress)
     result = evaluate(model, val_set, workers=config.workers, progress=progress)
     names = [val_set.entries[i].path for i in result.indices.tolist()]
     merged, classes = merge(model).cpu(), tuple(train_set.class_names)
-    save_checkpoint(merged, out / "model.safetensors", clip=clip, class_names=classes)
-    return Tuned(merged, clip, classes, result, len(set(recordings(names))), lists.warning)
+    save_checkpoint(merged, out / "mine.safetensors", clip=clip, class_names=classes)
+    return Tuned(merged, clip, classes, result, len(set(recordings(names))), summary, lists.warning)
 
 
 def wilson(rate: float, n: int, z: float = 1.96) -> tuple[float, float]:

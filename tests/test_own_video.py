@@ -199,7 +199,7 @@ def test_a_folder_becomes_a_model_with_a_held_out_number(day_and_night, tuned_ou
     assert not (out / "run/best.safetensors").exists(), "what is held out chooses no step"
     assert (out.parent / "data/features").exists()
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items() if "resblocks.0" in k)
-    loaded = load_checkpoint(out / "model.safetensors")
+    loaded = load_checkpoint(out / "mine.safetensors")
     assert not any(".adapters." in name for name in loaded.state_dict()) and tuned.class_names == ("day", "night")
     found = predict(loaded, day_and_night.root / "night/night0_0.mp4", tuned.clip, tuned.class_names)
     assert torch.allclose(found.probabilities, tuned.result.scores[tuned.result.labels == 1][0], atol=1e-4) and found.best == 1
@@ -217,7 +217,7 @@ def scored(right: int, wrong: int, recordings: int = 0, warning: str = "") -> Tu
     labels = torch.arange(n) % 2
     told = torch.where(torch.arange(n) < right, labels, 1 - labels)
     result = Result(torch.nn.functional.one_hot(told, 2).float(), labels, torch.arange(n))
-    return Tuned(None, CLIP, NAMES[:2], result, recordings or n, warning)
+    return Tuned(None, CLIP, NAMES[:2], result, recordings or n, {}, warning)
 
 
 def test_no_better_than_chance_is_said_where_the_interval_holds_chance():
@@ -230,7 +230,7 @@ def test_no_better_than_chance_is_said_where_the_interval_holds_chance():
 
 def test_chance_is_what_the_most_frequent_class_would_get():
     labels = torch.tensor([0] * 9 + [1])
-    tuned = Tuned(None, CLIP, NAMES[:2], Result(torch.tensor([[1.0, 0.0]] * 10), labels, torch.arange(10)), 10, "")
+    tuned = Tuned(None, CLIP, NAMES[:2], Result(torch.tensor([[1.0, 0.0]] * 10), labels, torch.arange(10)), 10, {})
     assert tuned.chance == tuned.result.top1 == 0.9 and "no better than chance" in str(tuned)
 
 
