@@ -517,8 +517,9 @@ def test_clips_are_cut_and_classes_named_as_the_file_says(tmp_path, monkeypatch)
 
     _, clips, labels, _ = shipped("motion")
     clip = i2v.ClipConfig.from_dict(i2v.checkpoint_info(ASSETS / "motion.safetensors")["clip"])
-    i2v.save_checkpoint(i2v.load_checkpoint(ASSETS / "motion.safetensors"), tmp_path / "motion.safetensors",
-                        clip=replace(clip, mean=(0.0, 0.0, 0.0), std=(0.5, 0.5, 0.5)), class_names=NAMES)
+    model, scaling = i2v.load_checkpoint(ASSETS / "motion.safetensors"), {"mean": (0.0, 0.0, 0.0), "std": (0.5, 0.5, 0.5)}
+    model.config = replace(model.config, tower=replace(model.config.tower, **scaling))
+    i2v.save_checkpoint(model, tmp_path / "motion.safetensors", clip=replace(clip, **scaling), class_names=NAMES)
     monkeypatch.setattr(module, "ASSETS", tmp_path)
     _, others, same, names = shipped("motion")
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (clip.mean, clip.std))
