@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class QuickGELU(nn.Module):
@@ -41,6 +42,22 @@ def patch_grid(x: Tensor, grid: tuple[int, int] | None) -> Tensor:
                          f"H·W = {x.shape[2] - 1}, or less where registers stand behind the patches")
     # channels lie innermost, as PyTorch's channels-last convolution wants them: 4 times as fast as on a contiguous copy
     return x[:, :, 1:1 + grid[0] * grid[1]].unflatten(2, tuple(grid)).permute(0, 4, 1, 2, 3)
+
+
+def grid_conv(conv: nn.Conv3d, x: Tensor, grid: tuple[int, int] | None) -> Tensor:
+    """A depth-wise convolution over (T, H, W) of the patch tokens of x (B, T, N, D), on their grid: (B, T, H, W, D).
+
+    On a CPU half precision is widened for it: PyTorch 2.14 fills the bfloat16 weight gradient of two frames, channels innermost,
+    with whatever memory holds, and is slower than float32. Raises ValueError as patch_grid does.
+    """
+    cubes = patch_grid(x, grid)
+    if x.device.type == "cpu" and (torch.is_autocast_enabled("cpu") or x.dtype in (torch.float16, torch.bfloat16)):
+        with torch.autocast("cpu", enabled=False):
+            weight, bias = wide(conv.weight), None if conv.bias is None else wide(conv.bias)
+            out = F.conv3d(wide(cubes), weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups).to(x.dtype)
+    else:
+        out = conv(cubes)
+    return out.permute(0, 2, 3, 4, 1)
 
 
 def wide(x: Tensor) -> Tensor:

@@ -1,9 +1,12 @@
 """What the layers of every axis build on."""
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
-from i2vlib.layers import QuickGELU, as_clips, patch_grid, wide
+from i2vlib.layers import QuickGELU, as_clips, grid_conv, patch_grid, wide
 
 
 @pytest.mark.parametrize("trains", [False, True])
@@ -42,3 +45,24 @@ def test_refuses_what_does_not_fit():
     for grid in (None, (2, 4)):
         with pytest.raises(ValueError, match=r"for 7 tokens a frame, .* H·W = 6"):
             patch_grid(as_clips(x, 3), grid)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16], ids=["autocast", "bfloat16", "float16"])
+@pytest.mark.parametrize("frames", [1, 2, 3, 4])
+def test_a_convolution_over_the_grid_has_the_gradient_of_float64_in_half_precision(frames, dtype):
+    """PyTorch's own, in bfloat16 on a CPU, is off by its whole size for two frames, or not a number."""
+    torch.manual_seed(frames)
+    exact = nn.Conv3d(16, 16, 3, padding=1, groups=16).double()
+    x = torch.randn(2, frames, 1 + 6 * 6, 16, dtype=torch.float64)
+    grid_conv(exact, x, (6, 6)).square().sum().backward()
+    conv = copy.deepcopy(exact).to(dtype or torch.float32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is None):
+        out = grid_conv(conv, x.to(conv.weight.dtype), (6, 6))
+    out.double().square().sum().backward()
+    for ours, right in zip(conv.parameters(), exact.parameters(), strict=True):
+        assert (ours.grad - right.grad).abs().max() < 0.02 * right.grad.abs().max()
+
+
+def test_a_convolution_over_the_grid_is_the_module_itself_in_full_precision():
+    conv, x = nn.Conv3d(4, 4, 3, padding=1, groups=4), torch.randn(2, 3, 1 + 2 * 3, 4)
+    torch.testing.assert_close(grid_conv(conv, x, (2, 3)), conv(patch_grid(x, (2, 3))).permute(0, 2, 3, 4, 1), rtol=0, atol=0)

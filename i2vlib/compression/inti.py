@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2vlib.config import LEVELS, CompressionConfig
-from i2vlib.layers import as_clips, patch_grid
+from i2vlib.layers import as_clips, grid_conv
 
 
 def interpolate(x: Tensor, weights: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class WeightNetwork(nn.Module):
 
     def neighbourhood(self, x: Tensor) -> Tensor:
         """c: the patch grid through the depth-wise convolution over (T,H,W); zero for class token and registers. (B,T,N,C)."""
-        cubes = self.cube_conv(patch_grid(x, self.grid)).permute(0, 2, 3, 4, 1).flatten(2, 3)
+        cubes = grid_conv(self.cube_conv, x, self.grid).flatten(2, 3)
         return F.pad(cubes, (0, 0, 1, x.shape[2] - 1 - cubes.shape[2]))
 
 

@@ -230,7 +230,7 @@ def main() -> None:
     todo = [(p, t, s) for p, t in RUNS for s in range(args.seeds) if args.only in p and (p, t, s) not in done]
     for task in sorted({protocol_for(p).removeprefix("mini-") for p, _, _ in todo}):
         mini_data(task)  # rendered once, before the processes start
-    jobs.measure_all(todo, args.out, measure, job_of, args.jobs)
+    jobs.finish(jobs.measure_all(todo, args.out, measure, job_of, args.jobs))
 
 
 if __name__ == "__main__":

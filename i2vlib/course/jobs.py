@@ -17,6 +17,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import wait
@@ -70,19 +71,36 @@ def measure(job: Job, path: Path, run: Callable[..., dict], job_of: JobOf, order
 
 
 def measure_all(todo: Sequence[Job], path: Path, measure_one: Callable[[Job, Path], dict | None], job_of: JobOf,
-                processes: int) -> None:
-    """Do the jobs that are left in so many processes, printing each row. Ctrl-C ends them with a message and exit status 1."""
+                processes: int) -> list[Job]:
+    """Do the jobs that are left in so many processes, printing each row. Ctrl-C ends them with a message and exit status 1.
+
+    A job that fails is named, and the others go on; returns the jobs that failed. A process that dies ends all.
+    """
+    failed = []
     try:
         with _workers(processes) as pool:
-            running = [pool.submit(partial(measure_one, job, path)) for job in todo]
-            for job in tqdm(as_completed(running), total=len(running), desc="runs"):
-                if job.result():
-                    tqdm.write(json.dumps(job.result()))
+            running = {pool.submit(partial(measure_one, job, path)): job for job in todo}
+            for future in tqdm(as_completed(running), total=len(running), desc="runs"):
+                try:
+                    if row := future.result():
+                        tqdm.write(json.dumps(row))
+                except BrokenProcessPool:
+                    raise
+                except Exception as error:
+                    failed.append(running[future])
+                    tqdm.write(f"failed: {' '.join(map(str, running[future]))}: {type(error).__name__}: {error}")
     except KeyboardInterrupt:
         sys.exit(f"stopped: {len(wanted(load_rows(path), job_of))} runs are in {path}; the same call goes on from there")
-    left = set(todo) - set(wanted(load_rows(path), job_of))
+    left = set(todo) - set(wanted(load_rows(path), job_of)) - set(failed)
     if left:
         print(f"{len(left)} runs are left to another call, which is at them: {sorted(left)[0]} and on")
+    return failed
+
+
+def finish(failed: Sequence[Job]) -> None:
+    """Exit status 1 with a line where jobs failed, at the end of a call that did the others."""
+    if failed:
+        sys.exit(f"{len(failed)} run(s) failed, named above; the same call tries them again")
 
 
 def _begin(folder: str) -> None:

@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    folders = {folder.name: folder for folder in args.clips}
+    folders, failed = {folder.name: folder for folder in args.clips}, []
     for name in [*(() if folders else args.sets), *folders]:
         methods = [method for method in methods_of(name) if method in args.methods]
         if not methods:
@@ -231,7 +231,8 @@ def main() -> None:
         for stage, values in (("rate", RATES), ("seed", range(args.seeds))):
             done = jobs.wanted(jobs.load_rows(args.out), job_of)
             todo = [job for value in values for method in methods if (job := (name, method, stage, value)) not in done]
-            jobs.measure_all(todo, args.out, partial(measure, folder=folders.get(name)), job_of, args.jobs)
+            failed += jobs.measure_all(todo, args.out, partial(measure, folder=folders.get(name)), job_of, args.jobs)
+    jobs.finish(failed)
 
 
 if __name__ == "__main__":

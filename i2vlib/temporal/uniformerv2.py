@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from i2vlib.layers import QuickGELU, as_clips, patch_grid
+from i2vlib.layers import QuickGELU, as_clips, grid_conv
 
 
 class LocalModule(nn.Module):
@@ -72,7 +72,7 @@ class GlobalModule(nn.Module):
             raise ValueError(f"query {tuple(query.shape)} for {clips} clip(s) of width {x.shape[-1]}: allowed is "
                              f"({clips}, 1, {x.shape[-1]})")
         if self.position is not None:
-            places = self.position(patch_grid(as_clips(x, frames), grid)).permute(0, 2, 3, 4, 1)  # (B, T, H, W, D)
+            places = grid_conv(self.position, as_clips(x, frames), grid)  # (B, T, H, W, D)
             last = x.shape[1] - 1 - places.shape[2] * places.shape[3]  # registers have no place
             x = x + F.pad(places.reshape(x.shape[0], -1, x.shape[-1]), (0, 0, 1, last))
         tokens = self.ln_tokens(x).view(clips, -1, x.shape[-1])  # (B, T·N, D)

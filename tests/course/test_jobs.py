@@ -70,3 +70,22 @@ def test_a_run_that_fails_is_free_again(tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "run", row)
     assert experiments.measure(job, path) == row(*job)
     assert {p.name for p in tmp_path.iterdir()} <= {"results.json", ".results.json.lock"}
+
+
+def half(job: tuple, path: Path) -> dict | None:
+    """Every second run fails."""
+    if job[2] % 2:
+        raise ValueError(f"the loss is nan in seed {job[2]}")
+    experiments.record(row(*job), path)
+    return row(*job)
+
+
+def test_a_run_that_fails_does_not_end_the_others_and_is_named(tmp_path, capsys):
+    path, todo = tmp_path / "results.json", [(*RUNS[0], seed) for seed in range(4)]
+    failed = jobs.measure_all(todo, path, half, experiments.job_of, 2)
+    assert sorted(failed) == [todo[1], todo[3]] and [r["seed"] for r in jobs.load_rows(path)] == [0, 2]
+    said = capsys.readouterr().out
+    assert f"failed: {' '.join(map(str, todo[3]))}: ValueError: the loss is nan in seed 3" in said and "another call" not in said
+    jobs.finish([])
+    with pytest.raises(SystemExit, match=r"2 run\(s\) failed"):
+        jobs.finish(failed)
