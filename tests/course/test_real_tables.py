@@ -14,7 +14,7 @@ from i2vlib.course.real_tables import rank_agreement, results_table, wilson
 
 
 def row(name: str, method: str, top1: float, seed: int = 0, val: tuple[float, ...] = (0.2, 0.5, 0.505), **more) -> dict:
-    steps = (real.PHOTOS if name in real.EMBEDDED else real.CLIPS).steps
+    steps = real.budget_of(name).steps
     return {"set": name, "method": method, "stage": "seed", "value": seed, "rate": 1e-3, "steps": steps, "val": list(val),
             "top1": top1, "clips": 200, **more}
 
