@@ -6,8 +6,8 @@ PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 NAMES  := python3 python3.13 python3.12 python3.11 python3.10
 
-# 04 and 06 train a model: tests/test_notebooks.py runs them with small parameters instead.
-NBVAL  := $(filter-out notebooks/04_% notebooks/06_%,$(wildcard notebooks/[0-9]*.ipynb))
+# 04, 06 and 12 train a model: tests/test_notebooks.py runs them with small parameters instead.
+NBVAL  := $(filter-out notebooks/04_% notebooks/06_% notebooks/12_%,$(wildcard notebooks/[0-9]*.ipynb))
 
 .PHONY: help reproduce test lab site bench experiments experiments-real badges clean $(READY)
 

@@ -209,7 +209,7 @@ def fine_tune(model: VideoClassifier, lists: FolderLists, out: str | Path, clip:
     return Tuned(merged, clip, classes, result, len(set(recordings(names))), summary, lists.warning)
 
 
-def wilson(rate: float, n: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(rate: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     """Wilson's interval for a rate that was measured in n trials, at 95 %: between 0 and 1 however small n is."""
     middle, half = rate + z * z / (2 * n), z * math.sqrt(rate * (1 - rate) / n + (z / (2 * n)) ** 2)
     return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)

@@ -33,6 +33,7 @@ GRID: dict[str, tuple[dict, ...]] = {
     "08": ({"number": 0, "junk_number": 0}, {"number": 383, "junk_number": 383}),
     "11": (*SEEDS, {"adapt": "frozen"}, {"adapt": "full", "steps": 30}, {"steps": 10, "val_share": 0.5}, {"flip": 0.5},
            {"preset": "probe-mini-appearance", "steps": 20}),
+    "12": (*SEEDS, {"steps": 60}, {"batch_size": 8}, {"tower": "none"}),
 }
 
 
@@ -45,7 +46,7 @@ def run(notebook: str, parameters: dict) -> tuple[str, list[dict]]:
     path = next((ROOT / "notebooks").glob(f"{notebook}_*.ipynb"))
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
-        out = {"out": f"{folder}/run"} if notebook in ("04", "06", "11") else {}
+        out = {"out": f"{folder}/run"} if notebook in ("04", "06", "11", "12") else {}
         try:
             papermill.execute_notebook(str(path), str(copy), {**out, **parameters}, cwd=str(path.parent), progress_bar=False,
                                        extra_arguments=["--IPKernelApp.log_level=CRITICAL"])

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from i2vlib.data.video import write_clip
+from i2vlib.own_video import tower_at_hand
 from i2vlib.tower.checkpoints import checkpoint_info
 from i2vlib.tower.weights import MINI_TOWER
 
@@ -242,6 +243,20 @@ def test_notebook_04_takes_a_miniature_preset_with_lists_of_ones_own(own_clips, 
     assert metrics["test"]["tested"] == "the clips of test_list" and metrics["test"]["clips"] == 6
     assert [v["step"] for v in metrics["validation"]] == [1, 2, 3]
     assert checkpoint_info(tmp_path / "run/merged.safetensors")["config"]["classes"] == 3
+
+
+def test_notebook_12_says_so_and_stops_well_where_no_tower_is(tmp_path):
+    assert execute(named("12"), tmp_path, tower="none") == []
+    said = (tmp_path / named("12").name).read_text()
+    assert "The rest of this notebook is skipped" in said and "i2vlib.fetch saliency-vit-s14" in said
+
+
+@pytest.mark.skipif(tower_at_hand() != "saliency-vit-s14", reason="needs python -m i2vlib.fetch saliency-vit-s14")
+def test_notebook_12_runs_at_small_parameters(tmp_path, readers_claims):
+    claims = execute(named("12"), tmp_path, out=str(tmp_path / "run"), steps=4, seed=1)
+    amber = [c for c in claims if not c["holds"]]
+    assert amber and all(c["changed"] == "steps = 4, seed = 1" for c in amber)
+    assert any(c["holds"] and c["statement"].startswith("no offsets") for c in claims)
 
 
 def test_notebook_11_makes_no_claim_about_the_courses_data_of_a_folder_of_ones_own(own_clips, tmp_path, readers_claims):

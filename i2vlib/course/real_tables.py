@@ -17,6 +17,7 @@ from i2vlib.course import real
 from i2vlib.course.experiments import PAPER_INTI, in_percent
 from i2vlib.course.jobs import load_rows
 from i2vlib.measure import multiply_adds
+from i2vlib.own_video import wilson
 
 # ZeroI2V's Table 2(a), SSv2 top-1 %. Of the channel shifts its text does not say which is the one of KV and which of QKV
 PAPER = {"class-token-shift": (61.4,), "channel-shift-kv": (64.5, 64.6), "channel-shift-qkv": (64.5, 64.6), "hr-qkv": (64.8,),
@@ -32,11 +33,9 @@ def measured(name: str, path: Path = real.RESULTS) -> dict[str, list[dict]]:
     return {method: found for method in real.METHODS if (found := [row for row in rows if row["method"] == method])}
 
 
-def wilson(share: float, clips: int) -> tuple[float, float]:
-    """The 95 % interval of a share of so many independent clips (Wilson's score interval)."""
-    z = 1.959964
-    middle, width = share + z * z / (2 * clips), z * math.sqrt(share * (1 - share) / clips + (z / (2 * clips)) ** 2)
-    return (middle - width) / (1 + z * z / clips), (middle + width) / (1 + z * z / clips)
+def tested(path: Path = real.RESULTS) -> list[str]:
+    """The sets that have tested runs, in the file's order."""
+    return list(dict.fromkeys(row["set"] for row in load_rows(path) if row["stage"] == "seed" and real.job_of(row)))
 
 
 def results_table(name: str, path: Path = real.RESULTS) -> str:
@@ -113,7 +112,7 @@ def _cost(method: str) -> float:
 
 
 def main(path: Path = real.RESULTS) -> None:
-    names = dict.fromkeys(row["set"] for row in load_rows(path) if row["stage"] == "seed" and real.job_of(row))
+    names = tested(path)
     if not names:
         print(f"{path.name} holds no tested run yet: make experiments-real trains them")
     for name in names:

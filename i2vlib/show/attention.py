@@ -88,12 +88,12 @@ def attention(clip: Tensor, weights: Sequence[Tensor | None], *, layer: int, hea
 
 
 def head_table(tables: Mapping[str, Tensor], *, offsets: Sequence[Sequence[int]] = (), label: str = "", title: str = "",
-               size: float = 0.5) -> Figure:
+               first: int = 0, size: float = 0.5) -> Figure:
     """A number from 0 to 1 for each head of each block, in tables side by side; columns of relocated heads are framed in blue.
 
     tables: {name: (blocks,h)}; offsets: for each table one int a head, () = all spatial; a relocated head's stands below its
-    number. size: width of a cell, inches. Returns the figure, closed. Raises ValueError for other tables and where offsets do
-    not fit them.
+    number. first: the block of the first row, counted from 0. size: width of a cell, inches. Returns the figure, closed. Raises
+    ValueError for other tables and where offsets do not fit them.
     """
     if not tables or any(t.ndim != 2 or not t.numel() for t in tables.values()):
         shapes = {name: tuple(t.shape) for name, t in tables.items()}
@@ -114,7 +114,7 @@ def head_table(tables: Mapping[str, Tensor], *, offsets: Sequence[Sequence[int]]
         reads = [f"{head}\n{signed(offset)}" if offset else str(head) for head, offset in
                  enumerate(moved or (0,) * table.shape[1])]
         axis.set(title=plain(name), xticks=range(len(reads)), xticklabels=reads, yticks=range(len(table)))
-        axis.set_yticklabels([f"block {block + 1}" for block in range(len(table))])
+        axis.set_yticklabels([f"block {first + block + 1}" for block in range(len(table))])
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
     bar = figure.colorbar(shown, ax=axes, label=plain(label, 80, 3), pad=0.01)

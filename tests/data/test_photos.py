@@ -49,9 +49,10 @@ def read(folder, split):
 def test_the_levels():
     assert {n: (t.movers, t.pan, t.step[0] > photos.PATCH) for n, t in TASKS.items()} == {
         "photos-one": (1, False, False), "photos-two": (2, False, False), "photos-pan": (1, True, False),
-        "photos-two-pan": (2, True, False), "photos-far": (1, False, True)}
-    for task in TASKS.values():
-        assert (task.train, task.val, task.test, task.frames, task.classes, task.twins) == (2000, 400, 600, 4, 6, True)
+        "photos-two-pan": (2, True, False), "photos-far": (1, False, True), "photos-few": (1, False, False)}
+    for name, task in TASKS.items():
+        assert (task.train, task.val, task.test) == ((1000, 60, 240) if name == "photos-few" else (2000, 400, 600))
+        assert (task.frames, task.classes, task.twins) == (4, 6, True)
 
 
 def test_files(folder):

@@ -173,6 +173,8 @@ def test_labels_under_a_table_keep_apart_and_are_named_once():
     named = [text for text in figure.findobj(plt.Text) if text.get_visible() and "head" in text.get_text()]
     assert [text.get_text() for text in named] == ["head, and its offset δ"] and figure._supxlabel is named[0]
     assert named[0].get_window_extent().y1 < min(box.y0 for box in boxes)
+    later = head_table({"a": torch.rand(2, 2)}, first=8).axes[0].get_yticklabels()
+    assert [label.get_text() for label in later] == ["block 9", "block 10"]
     assert head_table({"a": torch.rand(2, 2)})._supxlabel.get_text() == "head", "no offsets anywhere"
 
 

@@ -475,6 +475,15 @@ def test_many_models_one_after_the_other_in_one_process(tmp_path):
     assert torch.equal(torch.get_rng_state(), before)  # the caller's random numbers are untouched
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has no need of it")
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_attention_in_bf16_on_a_cpu_is_not_the_fused_one(tmp_path, precision):
+    model, fused = tiny_model(), []
+    model.register_forward_pre_hook(lambda *_: fused.append(torch.backends.cuda.flash_sdp_enabled()))
+    run(model, TinySet(), replace(SHORT, precision=precision), tmp_path)
+    assert set(fused) == {precision == "no"} and torch.backends.cuda.flash_sdp_enabled(), "and afterwards as before"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what a CPU cannot")
 def test_fp16_needs_a_gpu(tmp_path):
     with pytest.raises(ConfigError, match="TrainConfig.precision = 'fp16'"):
