@@ -18,7 +18,7 @@ help:
 	@echo "make site         write the course as web pages, build/site/index.html"
 	@echo "make bench        time the merged model against the plain tower and open_clip's, InTI against naive"
 	@echo "make experiments  run the longer experiments whose cached results the notebooks show"
-	@echo "make experiments-real    the same on the real tower: about 7 hours on 2 cores, and goes on where it was"
+	@echo "make experiments-real    the same on the real tower: some 8 hours on 2 cores, and goes on where it was"
 	@echo "make badges REPO=you/fork   point the Colab badges and setup cells at a GitHub repository"
 	@echo "make clean        remove build/ (the environment in $(VENV) and the data stay)"
 	@echo
