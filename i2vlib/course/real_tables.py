@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from scipy.stats import kendalltau, spearmanr
 
 from i2vlib.config import ModelConfig
@@ -18,6 +20,7 @@ from i2vlib.course.experiments import PAPER_INTI, in_percent
 from i2vlib.course.jobs import load_rows
 from i2vlib.measure import multiply_adds
 from i2vlib.own_video import wilson
+from i2vlib.show.names import finished
 
 # ZeroI2V's Table 2(a), SSv2 top-1 %. Of the channel shifts its text does not say which is the one of KV and which of QKV
 PAPER = {"class-token-shift": (61.4,), "channel-shift-kv": (64.5, 64.6), "channel-shift-qkv": (64.5, 64.6), "hr-qkv": (64.8,),
@@ -58,6 +61,40 @@ def results_table(name: str, path: Path = real.RESULTS) -> str:
     columns[f"paper ({data}), top-1 %"] = [str(paper.get(method, "")) for method in runs]
     lines = [list(columns), ["---"] + ["---:"] * (len(columns) - 1), *zip(*columns.values(), strict=True)]
     return "\n\n".join([_caption(name, runs), "\n".join(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def results_figure(names: Sequence[str], path: Path = real.RESULTS) -> Figure:
+    """The sets side by side, a row a method: a point a seed, a bar for the 95 % interval of the mean, dotted what one answer to
+    all would score. Returns the figure, closed. Raises ValueError for a set without tested runs."""
+    runs = {name: measured(name, path) for name in names}
+    order = [method for method in reversed(real.METHODS) if any(method in found for found in runs.values())]
+    figure, axes = plt.subplots(1, len(runs), figsize=(2.1 * len(runs) + 1.2, 0.3 * len(order) + 1), sharey=True, squeeze=False,
+                                layout="constrained")
+    for axis, (name, found) in zip(axes[0], runs.items(), strict=True):
+        for method, rows in found.items():
+            y, clips = order.index(method), rows[0]["clips"]
+            axis.hlines(y, *wilson(_mean(rows, "top1"), clips), color="0.7", lw=4)
+            axis.plot([row["top1"] for row in rows], [y] * len(rows), "o", color="C0", ms=4)
+        axis.axvline(rows[0]["chance"], color="0.4", ls=":")
+        axis.set(title=f"{name}\n{clips} test clips", xlim=(0, 1.02), xlabel="top-1")
+    axes[0][0].set(yticks=range(len(order)), yticklabels=order)
+    return finished(figure)
+
+
+def order_table(names: Sequence[str], path: Path = real.RESULTS) -> str:
+    """The operators of Table 2(a), the paper's top-1 beside ours on these sets, as a markdown table, empty where not measured."""
+    runs = [measured(name, path) for name in names]
+    lines = [["operator", "the paper, SSv2", *names], ["---"] + ["---:"] * (1 + len(runs))]
+    for method, paper in PAPER.items():
+        ours = [f"{100 * _mean(found[method], 'top1'):.1f}" if method in found else "" for found in runs]
+        lines.append([method, " or ".join(map(str, paper)), *ours])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def extremes(name: str, methods: Sequence[str], key: str = "top1", path: Path = real.RESULTS) -> tuple[float, float]:
+    """The least and the most of a number over the seeds of those of these methods that are measured."""
+    values = [row[key] for method, rows in measured(name, path).items() if method in methods for row in rows]
+    return min(values), max(values)
 
 
 def rank_agreement(name: str, path: Path = real.RESULTS) -> dict[str, float]:

@@ -102,3 +102,18 @@ def test_what_is_printed(tmp_path, capsys):
     real_tables.main(written(tmp_path, [*rows, row("arid6_small", "stdha", 0.5)]))
     out = capsys.readouterr().out
     assert out.count("test clips") == 3 and out.count("Agreement") == 1 and "1 of the operators" in out
+
+
+def test_the_figure_and_the_operators_table_show_what_is_measured(tmp_path):
+    rows = [row("photos-one", method, top1, seed, chance=0.2)
+            for method, top1 in (("stdha", 0.5), ("probe", 0.2)) for seed in (0, 1)]
+    path = written(tmp_path, [*rows, row("sit", "hr-qkv", 0.8, chance=0.5)])
+    assert real_tables.tested(path) == ["photos-one", "sit"]
+    figure = real_tables.results_figure(["photos-one", "sit"], path)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["hr-qkv", "stdha", "probe"]
+    points = {tuple(line.get_ydata()): list(line.get_xdata()) for line in figure.axes[0].lines[:-1]}
+    assert points == {(1, 1): [0.5, 0.5], (2, 2): [0.2, 0.2]} and list(figure.axes[1].lines[-1].get_xdata()) == [0.5, 0.5]
+    table = cells(real_tables.order_table(["photos-one", "sit"], path))
+    assert table["stdha"]["photos-one"] == "50.0" and table["stdha"]["sit"] == "" and table["hr-qkv"]["sit"] == "80.0"
+    assert table["stdha"]["the paper, SSv2"] == "66.0" and list(table) == list(real_tables.PAPER)
+    assert real_tables.extremes("photos-one", ("stdha", "probe", "full"), path=path) == (0.2, 0.5)
