@@ -13,6 +13,8 @@ os.environ.setdefault("I2V_CLAIMS", "strict")  # nobody looks at a row that only
 matplotlib.use("Agg")  # in this process only: notebook kernels keep their inline figures
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a script starts with &: the tests that press Ctrl-C would fail
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _failed: dict[str, str] = {}  # notebook -> its first cell that failed
 
