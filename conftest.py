@@ -11,10 +11,9 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network; a slip fails in seconds
 os.environ.setdefault("I2V_CLAIMS", "strict")  # nobody looks at a row that only turns amber
 matplotlib.use("Agg")  # in this process only: notebook kernels keep their inline figures
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a script starts with &: the tests that press Ctrl-C would fail
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as under nohup
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+for name, default in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if (number := getattr(signal, name, None)) and signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, default)  # ignored under nohup and after a script's &; tests send them
 
 _failed: dict[str, str] = {}  # notebook -> its first cell that failed
 

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy.stats import kendalltau, spearmanr
 
 from i2vlib.config import ModelConfig
@@ -59,8 +60,7 @@ def results_table(name: str, path: Path = real.RESULTS) -> str:
     paper = PAPER_INTI if name == real.CORRUPTED else {method: " or ".join(map(str, values)) for method, values in PAPER.items()}
     data = "InTI, K400" if name == real.CORRUPTED else "ZeroI2V Table 2(a), SSv2"
     columns[f"paper ({data}), top-1 %"] = [str(paper.get(method, "")) for method in runs]
-    lines = [list(columns), ["---"] + ["---:"] * (len(columns) - 1), *zip(*columns.values(), strict=True)]
-    return "\n\n".join([_caption(name, runs), "\n".join(f"| {' | '.join(line)} |" for line in lines)])
+    return "\n\n".join([_caption(name, runs), _markdown(list(columns), zip(*columns.values(), strict=True))])
 
 
 def results_figure(names: Sequence[str], path: Path = real.RESULTS) -> Figure:
@@ -84,11 +84,31 @@ def results_figure(names: Sequence[str], path: Path = real.RESULTS) -> Figure:
 def order_table(names: Sequence[str], path: Path = real.RESULTS) -> str:
     """The operators of Table 2(a), the paper's top-1 beside ours on these sets, as a markdown table, empty where not measured."""
     runs = [measured(name, path) for name in names]
-    lines = [["operator", "the paper, SSv2", *names], ["---"] + ["---:"] * (1 + len(runs))]
+    lines = []
     for method, paper in PAPER.items():
         ours = [f"{100 * _mean(found[method], 'top1'):.1f}" if method in found else "" for found in runs]
         lines.append([method, " or ".join(map(str, paper)), *ours])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return _markdown(["operator", "the paper, SSv2", *names], lines)
+
+
+def learning_figure(names: Sequence[str], methods: Sequence[str], path: Path = real.RESULTS) -> Figure:
+    """The sets side by side: top-1 on the validation split over the clips trained on, a line a seed. A method not measured on a
+    set is not drawn there. Returns the figure, closed. Raises ValueError for a set without tested runs."""
+    size = (3.6 * len(names) + 1.4, 2.6)
+    figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis, name in zip(axes[0], names, strict=True):
+        found, budget = measured(name, path), real.budget_of(name)
+        for i, method in enumerate(methods):
+            for row in found.get(method, []):
+                looks = [budget.steps * budget.batch * (k + 1) / len(row["val"]) for k in range(len(row["val"]))]
+                axis.plot(looks, row["val"], color=f"C{i}", marker="o", ms=3, lw=1.2)
+        axis.axhline(next(iter(found.values()))[0]["chance"], color="0.4", ls=":")
+        axis.set(title=f"{name}: {budget.steps} steps of {budget.batch}", ylim=(0, 1.02), xlabel="clips trained on")
+        axis.set_xlim(left=0)
+    axes[0][0].set(ylabel="validation top-1")
+    figure.legend(handles=[Line2D([], [], color=f"C{i}", marker="o", ms=3, label=m) for i, m in enumerate(methods)],
+                  loc="outside right upper", frameon=False)
+    return finished(figure)
 
 
 def extremes(name: str, methods: Sequence[str], key: str = "top1", path: Path = real.RESULTS) -> tuple[float, float]:
@@ -119,6 +139,10 @@ def _caption(name: str, runs: dict[str, list[dict]]) -> str:
     chance = f"; one answer to all would score {100 * row['chance']:.1f} %" if "chance" in row else ""
     return (f"{name}: {row['clips']} test clips, {' or '.join(map(str, seeds))} seed(s){chance}. Intervals are Wilson's, as if "
             "clips were independent; the mean's is as wide as one seed's, since all seeds answer the same clips.")
+
+
+def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] + ["---:"] * (len(head) - 1), *lines])
 
 
 def _mean(rows: Sequence[dict], key: str) -> float:

@@ -117,3 +117,15 @@ def test_the_figure_and_the_operators_table_show_what_is_measured(tmp_path):
     assert table["stdha"]["photos-one"] == "50.0" and table["stdha"]["sit"] == "" and table["hr-qkv"]["sit"] == "80.0"
     assert table["stdha"]["the paper, SSv2"] == "66.0" and list(table) == list(real_tables.PAPER)
     assert real_tables.extremes("photos-one", ("stdha", "probe", "full"), path=path) == (0.2, 0.5)
+
+
+def test_the_curves_count_clips_in_the_budget_of_each_set(tmp_path):
+    rows = [row("photos-one", "stdha", 0.5, seed, (0.1, 0.2, 0.3, 0.4), chance=0.2) for seed in (0, 1)]
+    rows += [row(real.LARGE, "hr-qkv", 0.5, 0, (0.6, 0.9), chance=0.2)]
+    figure = real_tables.learning_figure(["photos-one", real.LARGE], ["stdha", "hr-qkv"], written(tmp_path, rows))
+    left, right = ([(list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines] for axis in figure.axes)
+    assert left[:2] == [([800, 1600, 2400, 3200], [0.1, 0.2, 0.3, 0.4])] * 2 and left[2][1] == [0.2, 0.2] and len(left) == 3
+    assert right[0] == ([2400, 4800], [0.6, 0.9]) and len(right) == 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["stdha", "hr-qkv"]
+    with pytest.raises(ValueError, match="photos-two is not in real.json yet"):
+        real_tables.learning_figure(["photos-two"], ["stdha"], tmp_path / "real.json")
