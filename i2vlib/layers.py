@@ -1,4 +1,4 @@
-"""What the layers of every axis build on: CLIP's activation, frames folded into clips, numbers in float32 or wider.
+"""What the layers of every axis build on: CLIP's activation, what backward keeps, frames folded into clips, float32 or wider.
 
 The other modules import this one; it imports none of them.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 class QuickGELU(nn.Module):
@@ -15,8 +16,21 @@ class QuickGELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
-            return x * torch.sigmoid(1.702 * x)
+            return F.silu(1.702 * x).mul_(1 / 1.702)  # keeps one tensor for backward, where x·σ(1.702 x) keeps two
         return torch.sigmoid(1.702 * x).mul_(x)  # one temporary fewer
+
+
+def through(x: Tensor, *modules: nn.Module) -> Tensor:
+    """x through the modules, one after the other. Where several train, only x is kept for backward, which computes the rest anew:
+    what a norm and an adapter give is quickly computed and long to keep."""
+    def run(x: Tensor) -> Tensor:
+        for module in modules:
+            x = module(x)
+        return x
+
+    if len(modules) > 1 and modules[-1].training and torch.is_grad_enabled():
+        return checkpoint(run, x, use_reentrant=False)
+    return run(x)
 
 
 def as_clips(x: Tensor, frames: int) -> Tensor:

@@ -52,6 +52,22 @@ def count(model: nn.Module, frames: int, size: int) -> Count:
     return Count(parameters, trainable, counter.get_total_flops() // 2)
 
 
+def kept_for_backward(model: nn.Module, clip: torch.Tensor) -> int:
+    """Bytes that a forward pass on `clip` leaves for the backward pass: every storage once, the model's weights not counted."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # holding them keeps an address from being given out twice
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        result = model(clip)  # its graph holds what was kept
+    return sum(storage.nbytes() for storage in kept.values()) if result.requires_grad else 0
+
+
 def multiply_adds(config: ModelConfig, everywhere: bool = False) -> int:
     """The same number by hand: per frame the patch embedding; per block 4 projections, 2 attention products, MLP, adapters;
     and what stands at the sites and over time. Frames and tokens are those that are left at each block.

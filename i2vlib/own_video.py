@@ -25,10 +25,10 @@ from i2vlib.presets import tower_at
 from i2vlib.protocol import ClipConfig, TrainConfig, check_scaling, clip_for
 from i2vlib.temporal.heads import stdha_offsets
 from i2vlib.tower.archives import WeightsError
-from i2vlib.tower.backbone import at_rest
 from i2vlib.tower.checkpoints import save_checkpoint
 from i2vlib.tower.classifier import VideoClassifier, build_model, merge
 from i2vlib.tower.fetched import cached_path
+from i2vlib.tower.modes import at_rest
 from i2vlib.training.evaluate import Result, evaluate
 from i2vlib.training.features import keep_features
 from i2vlib.training.train import train

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from i2vlib.layers import wide
-from i2vlib.tower.backbone import at_rest
+from i2vlib.tower.modes import at_rest
 
 WHERE = ("ln_1", "attn", "ln_2", "mlp", "block")  # places in a block whose output Grad-CAM can read
 REPLACEMENTS = ("previous", "grey", "mean")

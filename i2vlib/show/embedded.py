@@ -26,7 +26,7 @@ from i2vlib.insight.attention import attention_weights, block_numbers, grid_side
 from i2vlib.show.board import weight_table
 from i2vlib.show.clips import pictures
 from i2vlib.show.names import plain
-from i2vlib.tower.backbone import at_rest
+from i2vlib.tower.modes import at_rest
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "assets"
 MOST = 12_000_000  # numbers of attention in a page: each is a byte before it is packed

@@ -9,18 +9,17 @@ form (i2vlib.tower.families): what they lack, such as ln_pre, is left out; regis
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from i2vlib.adaptation.linear import ADAPTERS
 from i2vlib.compression.pooling import make_site
 from i2vlib.compression.tokens import Merging
 from i2vlib.config import DROPPING, HALVING, ModelConfig
-from i2vlib.layers import QuickGELU, as_clips
+from i2vlib.layers import QuickGELU, as_clips, through
 from i2vlib.temporal.heads import relocate_heads, shift_heads
 from i2vlib.temporal.shifts import (
     patch_offsets,
@@ -37,8 +36,9 @@ ADDED = frozenset(("temporal_embedding", "adapters", "temporal", "compression"))
 class Attention(nn.Module):
     """Multi-head self-attention within a frame; heads with an offset read another frame (STDHA, ZeroI2V eq. 7-9).
 
-    x (B·T, N, D) -> the same shape. `offsets`: one int a head, or () where all heads are spatial. queries, shift, folds: as in
-    TemporalConfig; patches: patch_offsets for the patch shift. No parameter and no multiply-add depends on any of them.
+    x (B·T, N, D) -> the same shape; given a norm, x is what comes before it. `offsets`: one int a head, or () where all heads
+    are spatial. queries, shift, folds: as in TemporalConfig; patches: patch_offsets for the patch shift. No parameter and no
+    multiply-add depends on any of them.
     """
 
     def __init__(self, width: int, heads: int, offsets: tuple[int, ...] = (), *, queries: bool = False, shift: str = "none",
@@ -54,20 +54,21 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, frames: int, adapters: nn.ModuleDict, merging: Merging | None = None) -> Tensor:
-        q, k, v, bias = self.read(x, frames, adapters, merging)
+    def forward(self, x: Tensor, frames: int, adapters: nn.ModuleDict, merging: Merging | None = None,
+                norm: nn.Module | None = None) -> Tensor:
+        q, k, v, bias = self.read(x, frames, adapters, merging, norm)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)  # (B·T, N, D)
         if self.patches is not None:
             x = shift_patches(x, frames, self.patches, back=True)
         return self.out_proj(x)
 
-    def read(self, x: Tensor, frames: int, adapters: nn.ModuleDict,
-             merging: Merging | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def read(self, x: Tensor, frames: int, adapters: nn.ModuleDict, merging: Merging | None = None,
+             norm: nn.Module | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """q, k, v, each (B·T, h, N, d), as they meet: k and v of the frame that each head reads, channels and patches of the
         frames that a shift takes them from; and what ToMe adds to the logits, if any."""
         if self.patches is not None:
             x = shift_patches(x, frames, self.patches)
-        qkv = self.project(x, adapters)  # (B·T, N, 3D)
+        qkv = self.project(x, adapters, norm)  # (B·T, N, 3D)
         bias = None
         if merging is not None:
             keys = qkv.chunk(3, dim=-1)[1].unflatten(-1, (self.heads, -1))  # of each token's own frame: before heads move
@@ -91,10 +92,9 @@ class Attention(nn.Module):
         every = log_size.expand(-1, self.heads, -1, -1).transpose(2, 3)  # (B·T, h, N, 1)
         return shift_heads(every.unflatten(0, (-1, frames)), self.offsets).flatten(0, 1).transpose(2, 3)
 
-    def project(self, x: Tensor, adapters: nn.ModuleDict) -> Tensor:
-        """q, k, v of every token (B·T, N, 3D), through the adapters that stand in front of the projection."""
-        if "qkv" in adapters:
-            x = adapters["qkv"](x)
+    def project(self, x: Tensor, adapters: nn.ModuleDict, norm: nn.Module | None = None) -> Tensor:
+        """q, k, v of every token (B·T, N, 3D), through norm and the adapters that stand in front of the projection."""
+        x = through(x, *([norm] if norm else []), *([adapters["qkv"]] if "qkv" in adapters else []))
         if not {"q", "k", "v"} & set(adapters):
             return F.linear(x, self.in_proj_weight, self.in_proj_bias)
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
@@ -128,13 +128,14 @@ class Block(nn.Module):
         if self.temporal:
             x = self.temporal[0](x, frames)
         x = self.shift(x, frames)
-        x = x + self.adapt("attn_out", self.attn(self.ln_1(x), frames, self.adapters, merging))
+        x = x + self.adapt("attn_out", self.attn(x, frames, self.adapters, merging, self.ln_1))
         if merging is not None:
             x = merging.apply(x, merging.keys)
         if self.temporal:
             x = self.temporal[1](x, frames)
         x = self.shift(x, frames)
-        return x + self.adapt("mlp_out", self.mlp(self.adapt("mlp_in", self.ln_2(x))))
+        entered = through(x, self.ln_2, *([self.adapters["mlp_in"]] if "mlp_in" in self.adapters else []))
+        return x + self.adapt("mlp_out", self.mlp(entered))
 
     def shift(self, x: Tensor, frames: int) -> Tensor:
         return shift_class_token(x, frames, self.attn.folds) if self.attn.shift == "class_token" else x
@@ -152,6 +153,7 @@ class Transformer(nn.Module):
         plain = ModelConfig(tower, frames=config.frames)  # the blocks below the first that is adapted
         self.resblocks = nn.ModuleList(Block(config if i >= config.lower else plain) for i in range(tower.layers))
         self.compression = nn.ModuleDict({str(block): make_site(config, block) for block in config.compression.after})
+        self.recompute = False  # whether blocks that train keep their input alone for backward: see tower.modes
         has_grid = config.compression.kind not in DROPPING
         self.temporal = GlobalBranch(tower.width, tower.heads, count, position=has_grid) if count else None
 
@@ -162,8 +164,9 @@ class Transformer(nn.Module):
         merging = Merging(x, compression.remove) if compression.kind == "tome" and compression.remove else None
         query = self.temporal.start(x.shape[0] // frames) if self.temporal else None
         first = len(self.resblocks) - self.config.temporal.global_blocks
+        again = self.recompute and self.training and torch.is_grad_enabled()
         for i, block in enumerate(self.resblocks[self.config.lower:], self.config.lower):
-            x = block(x, frames, merging)
+            x = checkpoint(block, x, frames, use_reentrant=False) if again else block(x, frames, merging)
             if str(i + 1) in self.compression:
                 x = self.compression[str(i + 1)](x, frames)
                 frames = frames // 2 if compression.kind in HALVING else frames
@@ -279,15 +282,3 @@ class VideoViT(nn.Module):
             raise ValueError(f"video of {video.shape[1]} frames: this model has "
                              f"{'a temporal embedding' if self.config.temporal.embedding else 'compression sites'} for "
                              f"{self.config.frames}")
-
-
-@contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; then the training flag of each of its modules as it was, after an exception too."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from i2vlib.files import whole_file
 from i2vlib.protocol import ClipConfig, check_scaling
-from i2vlib.tower.backbone import at_rest
 from i2vlib.tower.classifier import VideoClassifier, merge
+from i2vlib.tower.modes import at_rest
 from i2vlib.tower.wrappers import bare_copy, unwrapped
 
 OPSET = 18

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from i2vlib.data.loading import bad_clips, check_labels, clip_names, name_bad_files
 from i2vlib.data.survival import load
-from i2vlib.tower.backbone import at_rest
+from i2vlib.tower.modes import at_rest
 from i2vlib.training.features import check_clips
 from i2vlib.training.unreadable import UnreadableError, check_found, too_many
 

@@ -30,8 +30,8 @@ from i2vlib.data.survival import load
 from i2vlib.files import whole_file
 from i2vlib.places import kept_in
 from i2vlib.protocol import TrainConfig, check_scaling
-from i2vlib.tower.backbone import at_rest
 from i2vlib.tower.classifier import VideoClassifier
+from i2vlib.tower.modes import at_rest
 from i2vlib.tower.wrappers import unwrapped
 from i2vlib.training.runs import weights_hash
 

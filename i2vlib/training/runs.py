@@ -18,8 +18,8 @@ from i2vlib.protocol import TrainConfig
 
 STATE, METRICS, BOARD, BEST, FINAL = "state.pt", "metrics.jsonl", "tb", "best.safetensors", "model.safetensors"
 LOCK = "running.lock"
-# fields of TrainConfig that a resumed run may change: no weight depends on the first four, and check_split looks at the last
-FREE = ("workers", "save_every", "validate_every", "max_unreadable", "accumulate")
+# fields of TrainConfig that a resumed run may change: no weight depends on the first five, and check_split looks at the last
+FREE = ("workers", "save_every", "validate_every", "max_unreadable", "recompute", "accumulate")
 
 
 class TrainingError(RuntimeError):

@@ -30,6 +30,7 @@ from i2vlib.data import loading
 from i2vlib.data.survival import load
 from i2vlib.protocol import TrainConfig
 from i2vlib.tower.checkpoints import save_checkpoint
+from i2vlib.tower.modes import recomputing
 from i2vlib.training import runs
 from i2vlib.training.evaluate import evaluate
 from i2vlib.training.features import check_clips
@@ -86,7 +87,7 @@ class Run(SavedRun):
         if self.summary is None:
             self.interrupts.install()
             try:
-                with self._attention():
+                with self._attention(), recomputing(self.bare) if self.config.recompute else nullcontext():
                     self._loop()
                 self._finish()
             except BaseException as error:  # Ctrl-C too

@@ -40,12 +40,12 @@ def video(clips=2, frames=4):
 
 
 def seen(model, clip):
-    """Inputs and outputs of every block's attention: (x, frames, adapters, merging's sizes, output)."""
+    """Normalised inputs and outputs of every block's attention: (x, frames, adapters, merging's sizes, output)."""
     calls = []
 
     def hook(module, args, output):
-        merging = args[3]
-        calls.append((args[0], args[1], args[2], None if merging is None else merging.size, output))
+        x, frames, adapters, merging, norm = args
+        calls.append((norm(x), frames, adapters, None if merging is None else merging.size, output))
     handles = [m.register_forward_hook(hook) for m in model.modules() if isinstance(m, Attention)]
     with torch.no_grad(), attention_weights(model) as weights:
         model(clip)

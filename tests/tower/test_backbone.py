@@ -9,7 +9,8 @@ import i2vlib as i2v
 from i2vlib.config import ModelConfig, TemporalConfig, TowerConfig
 from i2vlib.measure import open_clip_tower
 from i2vlib.presets import TOWERS
-from i2vlib.tower.backbone import Attention, VideoViT, at_rest
+from i2vlib.tower.backbone import Attention, VideoViT
+from i2vlib.tower.modes import at_rest
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SMALL = TowerConfig(16, 8, 24, 2, 4, 4.0, 10, quick_gelu=True)

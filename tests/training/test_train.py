@@ -485,6 +485,16 @@ def test_attention_in_bf16_on_a_cpu_is_not_the_fused_one(tmp_path, precision):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what a CPU cannot")
+def test_blocks_that_are_computed_again_give_the_same_weights(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("i2vlib.tower.backbone.checkpoint", lambda run, *args, **options: (seen.append(run), run(*args))[1])
+    models = [tiny_model() for _ in range(2)]
+    for model, again in zip(models, (False, True), strict=True):
+        run(model, TinySet(), replace(SHORT, recompute=again), tmp_path / str(again))
+        assert len(seen) == again * SHORT.steps * model.config.tower.layers
+    assert equal(*map(weights, models))
+
+
 def test_fp16_needs_a_gpu(tmp_path):
     with pytest.raises(ConfigError, match="TrainConfig.precision = 'fp16'"):
         run(tiny_model(), TinySet(), replace(SHORT, precision="fp16"), tmp_path)
