@@ -27,6 +27,7 @@ from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.loading import Batches, mix, total_steps
 from i2vlib.data.video import write_clip
 from i2vlib.protocol import ClipConfig
+from i2vlib.tower import backbone
 from i2vlib.tower.checkpoints import load_checkpoint
 from i2vlib.training import runs
 from i2vlib.training.evaluate import evaluate
@@ -487,11 +488,12 @@ def test_attention_in_bf16_on_a_cpu_is_not_the_fused_one(tmp_path, precision):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what a CPU cannot")
 def test_blocks_that_are_computed_again_give_the_same_weights(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("i2vlib.tower.backbone.checkpoint", lambda run, *args, **options: (seen.append(run), run(*args))[1])
+    real = backbone.checkpoint
+    monkeypatch.setattr(backbone, "checkpoint", lambda *args, **options: (seen.append(1), real(*args, **options))[1])
     models = [tiny_model() for _ in range(2)]
     for model, again in zip(models, (False, True), strict=True):
         run(model, TinySet(), replace(SHORT, recompute=again), tmp_path / str(again))
-        assert len(seen) == again * SHORT.steps * model.config.tower.layers
+        assert len(seen) == again * SHORT.steps * SHORT.accumulate * model.config.tower.layers
     assert equal(*map(weights, models))
 
 
