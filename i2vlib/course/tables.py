@@ -19,9 +19,11 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
+from i2vlib.presets import PRESETS
 from i2vlib.show.names import finished
 
 RESULTS = Path(__file__).resolve().parents[2] / "notebooks" / "results" / "tables.csv"
+FULL = RESULTS.with_name("full")  # folders of runs on the papers' data: settings.json and metrics.json of notebooks 04 and 06
 TEXT = ("task", "method", "stage", "config", "torch", "machine")  # columns; the others are numbers
 
 
@@ -29,15 +31,23 @@ TEXT = ("task", "method", "stage", "config", "torch", "machine")  # columns; the
 class Table:
     """One table of a paper. rows: its top-1 in % by the method's name here, None where it has no number for it.
 
-    tasks: where it is asked here, none if it cannot be. note: what is to be said of it.
+    tasks: where it is asked here, none if it cannot be. presets: the names of its rows at full size, {} for the method.
+    reference: the row that others are compared with. note: what is to be said of it.
     """
 
     question: str
     paper: str
     rows: Mapping[str, float | None]
     tasks: tuple[str, ...] = ()
-    reference: str = "stdha"  # the row that the others are compared with
+    presets: str = "{}-b16-8f-ssv2"
+    reference: str = "stdha"
     note: str = ""
+
+    def preset(self, method: str) -> str:
+        """The preset of a row at full size; "" where there is none."""
+        kind, _, variant = method.partition("-")  # InTI's rows have UniFormerV2's modules, "+", where it compares
+        names = (f"{kind}+-{variant}", f"{method}+", method)
+        return next((full for name in names if (full := self.presets.format(name)) in PRESETS), "")
 
 
 MOTION = ("mini-motion", "photos-one")
@@ -70,11 +80,11 @@ FUSIONS = {"inti-add": 84.5, "inti-cat": 84.7, "inti-sigmoid": 84.5, "inti-atten
 
 
 def _inti() -> dict[str, Table]:
-    k400 = "K400, ViT-B/16, 16 frames"
+    k400, presets = "K400, ViT-B/16, 16 frames", "{}-b16-16f-k400"
     return {
-        "InTI 2": Table("Which compression?", k400, COMPRESSIONS, (*JUNK, "mini-motion"), "inti"),
-        "InTI 5(a)": Table("What do the weights see?", k400, LEVELS, JUNK[:1], "inti"),
-        "InTI 5(b)": Table("How are levels fused, and weights made?", k400, FUSIONS, JUNK[:1], "inti"),
+        "InTI 2": Table("Which compression?", k400, COMPRESSIONS, (*JUNK, "mini-motion"), presets, "inti"),
+        "InTI 5(a)": Table("What do the weights see?", k400, LEVELS, JUNK[:1], presets, "inti"),
+        "InTI 5(b)": Table("How are levels fused, and weights made?", k400, FUSIONS, JUNK[:1], presets, "inti"),
     }
 
 
@@ -102,6 +112,13 @@ def tested(task: str, path: Path = RESULTS) -> dict[str, list[dict]]:
         if (row["task"], row["stage"]) == (task, "seed"):
             found.setdefault(row["method"], []).append(row)
     return found
+
+
+def full_size(preset: str, folder: Path = FULL) -> list[float]:
+    """Top-1 of the runs on a paper's own data that were laid into `folder`, each the folder of notebook 04's or 06's results."""
+    runs = [path.parent for path in sorted(folder.glob("*/settings.json"))]
+    return [json.loads((run / "metrics.json").read_text())["test"]["top1"] for run in runs
+            if json.loads((run / "settings.json").read_text())["preset"] == preset and (run / "metrics.json").is_file()]
 
 
 def measured(name: str, path: Path = RESULTS) -> dict[str, dict[str, list[dict]]]:
@@ -145,9 +162,12 @@ def differences(rows: Sequence[dict], reference: Sequence[dict]) -> list[float]:
     return [100 * (row["top1"] - theirs[row["value"]]) for row in rows if row["value"] in theirs]
 
 
-def markdown(name: str, path: Path = RESULTS) -> str:
-    """A table with the paper's column and one for each task: mean over the seeds, and their range."""
+def markdown(name: str, path: Path = RESULTS, full: Path = FULL) -> str:
+    """A table with the paper's column, one for each task, mean over the seeds and their range, and one for runs at full size
+    where there are any."""
     table, runs = TABLES[name], measured(name, path)
+    large = {method: [{"top1": top1} for top1 in full_size(table.preset(method), full)] for method in table.rows}
+    runs |= {f"here, {table.paper}": large} if any(large.values()) else {}
     lines = [["", f"the paper: {table.paper}", *runs], ["---", *["---:"] * (1 + len(runs))]]
     for method, paper in table.rows.items():
         lines.append([method, "" if paper is None else f"{paper:.1f}", *(_cell(found.get(method)) for found in runs.values())])
@@ -155,9 +175,9 @@ def markdown(name: str, path: Path = RESULTS) -> str:
 
 
 def _cell(rows: Sequence[dict] | None) -> str:
-    if not rows:
-        return ""
-    values = [100 * row["top1"] for row in rows]
+    values = [100 * row["top1"] for row in rows or ()]
+    if len(values) < 2:
+        return "".join(f"{value:.1f}" for value in values)
     return f"{fmean(values):.1f} ({min(values):.1f}-{max(values):.1f})"
 
 
