@@ -9,7 +9,7 @@ NAMES  := python3 python3.13 python3.12 python3.11 python3.10
 # 04, 06 and 12 train a model: tests/test_notebooks.py runs them with small parameters instead.
 NBVAL  := $(filter-out notebooks/04_% notebooks/06_% notebooks/12_%,$(wildcard notebooks/[0-9]*.ipynb))
 
-.PHONY: help reproduce test lab site bench experiments experiments-real badges clean $(READY)
+.PHONY: help reproduce test lab site bench experiments experiments-real tables badges clean $(READY)
 
 help:
 	@echo "make reproduce    run the notebooks in order, write build/reproduce/index.html"
@@ -19,6 +19,7 @@ help:
 	@echo "make bench        time the merged model against the plain tower and open_clip's, InTI against naive"
 	@echo "make experiments  run the longer experiments whose cached results the notebooks show"
 	@echo "make experiments-real    the same on the real tower: some 8 hours on 2 cores, and goes on where it was"
+	@echo "make tables       every row of the papers' tables, hours on 2 cores, and goes on where it was; FAST=1: that it runs, minutes"
 	@echo "make badges REPO=you/fork   point the Colab badges and setup cells at a GitHub repository"
 	@echo "make clean        remove build/ (the environment in $(VENV) and the data stay)"
 	@echo
@@ -52,6 +53,10 @@ experiments-real: $(READY)
 	$(PY) -m i2vlib.fetch saliency-vit-s14
 	HF_HUB_OFFLINE=1 $(PY) -m i2vlib.course.real
 	$(PY) -m i2vlib.course.real_tables
+
+# TABLES_FLAGS go to Snakemake, such as: --executor slurm --jobs 200. FAST=1: two steps a cell, numbers that mean nothing.
+tables: $(READY)
+	HF_HUB_OFFLINE=1 $(PY) -m i2vlib.course.workflow $(if $(FAST),--fast) -- $(TABLES_FLAGS)
 
 badges: $(READY)
 	@test -n "$(REPO)" || { echo "say which repository: make badges REPO=you/fork"; exit 2; }

@@ -78,6 +78,11 @@ def _rows() -> dict[str, ModelConfig]:
     rows["stdha-b16-8f-ssv2"] = table
     for name, temporal in _rivals(table.temporal, folds=12).items():
         rows[f"{name}-b16-8f-ssv2"] = replace(table, temporal=temporal)
+    rows |= {f"stdha-{name}-b16-8f-ssv2": replace(table, temporal=replace(table.temporal, offsets=offsets)) for name, offsets in (
+        ("heads-1", stdha_offsets(12, 2)), ("heads-4", stdha_offsets(12, 3, 2)), ("heads-6", stdha_offsets(12, 3, 3)),
+        *((f"field-{field}", stdha_offsets(12, field)) for field in (2, 4, 5)))}  # Tables 2(b) and 2(c)
+    rows |= {f"stdha-ratio-{ratio:g}-b16-8f-ssv2": replace(table, adaptation=replace(table.adaptation, ratio=ratio))
+             for ratio in (1 / 16, 1 / 8, 1 / 2)}  # Table 2(d)
     rows["channel-shift-kv-n8-b16-8f-ssv2"] = replace(table, temporal=TemporalConfig((), True, shift="channel_kv", folds=8))
     return rows
 
