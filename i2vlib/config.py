@@ -16,6 +16,7 @@ PLACES = ("qkv", "q", "k", "v", "attn_out", "mlp_in", "mlp_out")
 THREE_ADAPTERS = ("qkv", "attn_out", "mlp_in")
 FOUR_ADAPTERS = ("qkv", "attn_out", "mlp_in", "mlp_out")
 SIX_ADAPTERS = ("q", "k", "v", "attn_out", "mlp_in", "mlp_out")
+ADAPTATIONS = ("frozen", "full", "heads", "linear", "gelu", "lora", "st_adapter")
 
 # The contexts that InTI's weight network reads (eq. 9-12 of InTI) and the compressions that it is compared with.
 LEVELS = ("token", "cube", "frame", "global")
@@ -101,17 +102,31 @@ class TemporalConfig(Config):
 class AdaptationConfig(Config):
     """What is trained besides the head."""
 
-    kind: str = "frozen"  # frozen (linear probe) | full | linear (ZeroI2V eq. 11) | gelu (cannot be merged)
-    places: tuple[str, ...] = ()  # where adapters stand, names from PLACES
-    ratio: float = 0.25  # bottleneck width r*D; .25 is the best of the paper's Table 2(d)
-    scale: float = 0.5  # s: 0.5 for K400/UCF101/HMDB51, 1 for SSv2 in the released settings
-    dropout: float = 0.1  # on the bottleneck, in training only
+    # frozen (linear probe) | full | heads (the weights of relocated heads) | linear (ZeroI2V eq. 11) | lora | gelu and
+    # st_adapter, which cannot be merged
+    kind: str = "frozen"
+    places: tuple[str, ...] = ()  # where adapters stand, names from PLACES; LoRA stands beside the weight of that place
+    ratio: float = 0.25  # bottleneck width r*D, LoRA's rank; .25 is the best of the paper's Table 2(d)
+    scale: float = 0.5  # s: 0.5 for K400/UCF101/HMDB51, 1 for SSv2 in the released settings; LoRA's α/ρ; ST-Adapter has none
+    dropout: float = 0.1  # on the bottleneck, on LoRA's input; in training only; ST-Adapter has none
+
+    @property
+    def adds(self) -> bool:
+        """Whether there are weights that the tower does not have."""
+        return self.kind not in ("frozen", "full")
+
+    @property
+    def merges(self) -> bool:
+        """Whether what it adds can go into the tower's weights."""
+        return self.kind not in ("gelu", "st_adapter")
 
     def check(self) -> None:
-        self.need(self.kind in ("frozen", "full", "linear", "gelu"), "kind", "frozen, full, linear or gelu")
-        adapts = self.kind in ("linear", "gelu")
+        self.need(self.kind in ADAPTATIONS, "kind", ", ".join(ADAPTATIONS))
+        adapts = self.adds and self.kind != "heads"
+        allowed = {"lora": SIX_ADAPTERS, "st_adapter": FOUR_ADAPTERS}.get(self.kind, PLACES)
         self.need(bool(self.places) == adapts, "places",
-                  f"one or more of {', '.join(PLACES)}" if adapts else f"empty with kind {self.kind!r}")
+                  f"one or more of {', '.join(allowed)}" if adapts else f"empty with kind {self.kind!r}")
+        self.need(set(self.places) <= set(allowed), "places", f"names out of {', '.join(allowed)} with kind {self.kind!r}")
         self.need(set(self.places) <= set(PLACES) and len(set(self.places)) == len(self.places), "places",
                   f"distinct names out of {', '.join(PLACES)}")
         self.need(not ("qkv" in self.places and {"q", "k", "v"} & set(self.places)), "places",
@@ -178,6 +193,8 @@ class ModelConfig(Config):
             if abs(offset) >= self.frames:
                 raise ConfigError(f"ModelConfig.temporal.offsets[{i}] = {offset}: with {self.frames} frames allowed is "
                                   f"{1 - self.frames} to {self.frames - 1}; beyond that the head reads no other frame")
+        if self.adaptation.kind == "heads" and not any(offsets):
+            raise ConfigError("ModelConfig.adaptation.kind = 'heads' trains relocated heads: temporal.offsets has none but 0")
         self._check_shift()
         adapted = self.tower.layers - self.lower
         if self.temporal.global_blocks > adapted:
@@ -210,10 +227,12 @@ class ModelConfig(Config):
             raise ConfigError(f"ModelConfig.compression.kind = {compression.kind!r} with {self.tower.registers} register(s): it "
                               "would merge or drop them as if they were patches")
         temporal = self.temporal
-        mixing = {"local": temporal.local, "queries": temporal.queries, "shift": temporal.shift.startswith(("channel", "patch"))}
+        mixing = {"temporal.local": temporal.local, "temporal.queries": temporal.queries,
+                  "temporal.shift": temporal.shift.startswith(("channel", "patch")),
+                  "adaptation.kind = 'st_adapter'": self.adaptation.kind == "st_adapter"}
         if compression.kind in DROPPING and any(mixing.values()):
             name = next(name for name, there in mixing.items() if there)
-            raise ConfigError(f"ModelConfig.temporal.{name} with compression {compression.kind!r}: it reads one place in several "
+            raise ConfigError(f"ModelConfig.{name} with compression {compression.kind!r}: it reads one place in several "
                               "frames, and the tokens no longer have one place")
         if self.tokens_at(self.tower.layers) < 2:
             raise ConfigError(f"ModelConfig.compression.remove = {compression.remove}: {self.tower.tokens} tokens do not last")

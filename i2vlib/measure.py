@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
+from i2vlib.adaptation.block import adapter_multiply_adds
 from i2vlib.compression.tokens import sta_multiply_adds, tome_multiply_adds
 from i2vlib.config import DROPPING, AdaptationConfig, ModelConfig, TemporalConfig
 from i2vlib.presets import PRESETS
@@ -74,16 +75,14 @@ def multiply_adds(config: ModelConfig, everywhere: bool = False) -> int:
 
     everywhere: count InTI's frame and global levels as if they were computed anew for every token, as the paper's column does.
     """
-    tower, adaptation, compression, temporal = config.tower, config.adaptation, config.compression, config.temporal
-    D, hidden, bottleneck = tower.width, int(tower.width * tower.mlp_ratio), int(tower.width * adaptation.ratio)
+    tower, compression, temporal = config.tower, config.compression, config.temporal
+    D, hidden = tower.width, int(tower.width * tower.mlp_ratio)
     total = config.frames * tower.grid**2 * 3 * tower.patch_size**2 * D + D * config.classes
     for block in range(1, tower.layers + 1):
         T, N = config.frames_at(block - 1), config.tokens_at(block - 1)
         left = config.tokens_at(block) if compression.kind == "tome" else N  # ToMe merges in front of the MLP
-        places = adaptation.places if block > config.lower else ()
-        behind_merge = sum(place.startswith("mlp") for place in places)
-        adapters = 2 * D * bottleneck * ((len(places) - behind_merge) * N + behind_merge * left)
-        total += T * (4 * N * D * D + 2 * N * N * D + 2 * left * D * hidden + adapters)
+        total += T * (4 * N * D * D + 2 * N * N * D + 2 * left * D * hidden)
+        total += adapter_multiply_adds(config, T, N, left) if block > config.lower else 0
         if compression.kind == "tome" and block > config.lower:
             total += T * tome_multiply_adds(N, compression.remove, D // tower.heads)
         if temporal.local and block > config.lower:

@@ -98,7 +98,7 @@ def further(model: VideoClassifier, adaptation: AdaptationConfig, classes: int) 
     What may be missing in the old weights are the new adapters alone. `model` stays as it was; one with adapters must be
     merged first. Raises ValueError where it is not, and WeightsError where weights have no place.
     """
-    if model.config.adaptation.kind in ("linear", "gelu"):
+    if model.config.adaptation.adds:
         raise ValueError(f"the model has {model.config.adaptation.kind} adapters: allowed is one without; merge them first")
     new = build_model(replace(model.config, adaptation=adaptation, classes=classes))
     missing, unknown = new.backbone.load_state_dict(model.backbone.state_dict(), strict=False)

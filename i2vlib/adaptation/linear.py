@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -38,7 +36,7 @@ class LinearAdapter(nn.Module):
     def affine(self) -> tuple[Tensor, Tensor]:
         """(M, m) with A(x) = M x + m: M = I + s U D_, m = s (U b_d + b_u), both float64."""
         parts = (self.down.weight, self.down.bias, self.up.weight, self.up.bias)
-        down, b_d, up, b_u = (_with_float64(p).double() for p in parts)
+        down, b_d, up, b_u = (with_float64(p).double() for p in parts)
         return torch.eye(len(up), dtype=torch.float64, device=up.device) + self.scale * up @ down, self.scale * (up @ b_d + b_u)
 
 
@@ -53,9 +51,6 @@ class GELUAdapter(LinearAdapter):
                          "with A(x) = M x + m; train with kind='linear' for a model that merges")
 
 
-ADAPTERS = {"linear": LinearAdapter, "gelu": GELUAdapter}
-
-
 def merge_before(W: Tensor, b: Tensor, M: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
     """An adapter in front of a linear layer: W(M x + m) + b = (W M) x + (b + W m). Computed in float64, cast once."""
     wide = W.double()
@@ -67,34 +62,6 @@ def merge_behind(W: Tensor, b: Tensor, M: Tensor, m: Tensor) -> tuple[Tensor, Te
     return (M @ W.double()).to(W.dtype), (M @ b.double() + m).to(b.dtype)
 
 
-def _with_float64(x: Tensor) -> Tensor:
+def with_float64(x: Tensor) -> Tensor:
     """x where float64 exists: Apple's GPUs do not have it."""
     return x.detach().cpu() if x.device.type == "mps" else x.detach()
-
-
-def merged_state(blocks: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict in which the adapters of `blocks` (prefix in `state` -> block) are folded into the weights beside them.
-
-    Returns new tensors where something is folded; keys of adapters are dropped. Raises ValueError for GELU adapters.
-    """
-    merged = {k: _with_float64(v) for k, v in state.items() if ".adapters." not in k}
-    for prefix, block in blocks.items():
-        for place, adapter in block.adapters.items():
-            M, m = adapter.affine()
-            _fold(merged, prefix, place, M, m)
-    return merged
-
-
-def _fold(state: dict[str, Tensor], prefix: str, place: str, M: Tensor, m: Tensor) -> None:
-    if place in ("qkv", "q", "k", "v"):
-        weight, bias = f"{prefix}.attn.in_proj_weight", f"{prefix}.attn.in_proj_bias"
-        width = M.shape[0]
-        rows = slice(None) if place == "qkv" else slice("qkv".index(place) * width, ("qkv".index(place) + 1) * width)
-        W, b = state[weight].clone(), state[bias].clone()  # the packed q, k, v: only the adapter's rows change
-        W[rows], b[rows] = merge_before(W[rows], b[rows], M, m)
-        state[weight], state[bias] = W, b
-        return
-    layer, merge = {"attn_out": ("attn.out_proj", merge_behind), "mlp_in": ("mlp.c_fc", merge_before),
-                    "mlp_out": ("mlp.c_proj", merge_behind)}[place]
-    weight, bias = f"{prefix}.{layer}.weight", f"{prefix}.{layer}.bias"
-    state[weight], state[bias] = merge(state[weight], state[bias], M, m)

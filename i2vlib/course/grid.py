@@ -129,8 +129,8 @@ def run(cell: Cell, folder: Path) -> dict:
 
 
 def merged_config(config: ModelConfig) -> ModelConfig:
-    """The configuration that is left at inference: linear adapters merge away."""
-    return replace(config, adaptation=FROZEN) if config.adaptation.kind == "linear" else config
+    """The configuration that is left at inference: what merges is gone."""
+    return replace(config, adaptation=FROZEN) if config.adaptation.adds and config.adaptation.merges else config
 
 
 def scores(cell: Cell, model: VideoClassifier, test) -> dict[str, float]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from i2vlib.adaptation.linear import ADAPTERS
+from i2vlib.adaptation.block import beside, in_front, make_adapters, on_stream
 from i2vlib.compression.pooling import make_site
 from i2vlib.compression.tokens import Merging
 from i2vlib.config import DROPPING, HALVING, ModelConfig
@@ -60,7 +60,7 @@ class Attention(nn.Module):
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)  # (B·T, N, D)
         if self.patches is not None:
             x = shift_patches(x, frames, self.patches, back=True)
-        return self.out_proj(x)
+        return beside(adapters, "attn_out", x, self.out_proj(x))
 
     def read(self, x: Tensor, frames: int, adapters: nn.ModuleDict, merging: Merging | None = None,
              norm: nn.Module | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -94,11 +94,14 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, adapters: nn.ModuleDict, norm: nn.Module | None = None) -> Tensor:
         """q, k, v of every token (B·T, N, 3D), through norm and the adapters that stand in front of the projection."""
-        x = through(x, *([norm] if norm else []), *([adapters["qkv"]] if "qkv" in adapters else []))
-        if not {"q", "k", "v"} & set(adapters):
-            return F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        x = through(x, *([norm] if norm else []), *in_front(adapters, "qkv"))
+        if not any(in_front(adapters, place) for place in "qkv"):
+            qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+            if not {"q", "k", "v"} & set(adapters):
+                return qkv
+            return torch.cat([beside(adapters, place, x, y) for place, y in zip("qkv", qkv.chunk(3, -1), strict=True)], -1)
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        inputs = [adapters[place](x) if place in adapters else x for place in "qkv"]
+        inputs = [through(x, *in_front(adapters, place)) for place in "qkv"]
         return torch.cat([F.linear(*layer) for layer in zip(inputs, weights, biases, strict=True)], dim=-1)
 
 
@@ -110,7 +113,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        tower, adaptation = config.tower, config.adaptation
+        tower = config.tower
         width, hidden, temporal = tower.width, int(tower.width * tower.mlp_ratio), config.temporal
         self.ln_1 = nn.LayerNorm(width, tower.norm_eps)
         self.attn = Attention(width, tower.heads, temporal.offsets, queries=temporal.queries, shift=temporal.shift,
@@ -120,28 +123,29 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(OrderedDict(
             c_fc=nn.Linear(width, hidden), gelu=QuickGELU() if tower.quick_gelu else nn.GELU(),
             c_proj=nn.Linear(hidden, width)))
-        self.adapters = nn.ModuleDict({place: ADAPTERS[adaptation.kind](width, adaptation)
-                                       for place in adaptation.places})
+        self.adapters = make_adapters(config)
         self.temporal = nn.ModuleList(LocalModule(width) for _ in range(2 * temporal.local))
 
     def forward(self, x: Tensor, frames: int, merging: Merging | None = None) -> Tensor:
         if self.temporal:
             x = self.temporal[0](x, frames)
-        x = self.shift(x, frames)
-        x = x + self.adapt("attn_out", self.attn(x, frames, self.adapters, merging, self.ln_1))
+        x = on_stream(self.adapters, "qkv", self.shift(x, frames), frames)
+        x = x + self.behind("attn_out", self.attn(x, frames, self.adapters, merging, self.ln_1), frames)
         if merging is not None:
             x = merging.apply(x, merging.keys)
         if self.temporal:
             x = self.temporal[1](x, frames)
-        x = self.shift(x, frames)
-        entered = through(x, self.ln_2, *([self.adapters["mlp_in"]] if "mlp_in" in self.adapters else []))
-        return x + self.adapt("mlp_out", self.mlp(entered))
+        x = on_stream(self.adapters, "mlp_in", self.shift(x, frames), frames)
+        entered = through(x, self.ln_2, *in_front(self.adapters, "mlp_in"))
+        hidden = self.mlp.gelu(beside(self.adapters, "mlp_in", entered, self.mlp.c_fc(entered)))
+        return x + self.behind("mlp_out", beside(self.adapters, "mlp_out", hidden, self.mlp.c_proj(hidden)), frames)
 
     def shift(self, x: Tensor, frames: int) -> Tensor:
         return shift_class_token(x, frames, self.attn.folds) if self.attn.shift == "class_token" else x
 
-    def adapt(self, place: str, x: Tensor) -> Tensor:
-        return self.adapters[place](x) if place in self.adapters else x
+    def behind(self, place: str, x: Tensor, frames: int) -> Tensor:
+        """What a sublayer gives, through the adapter that stands behind its last weight."""
+        return on_stream(self.adapters, place, through(x, *in_front(self.adapters, place)), frames)
 
 
 class Transformer(nn.Module):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from i2vlib.adaptation.linear import ADAPTERS, merged_state
+from i2vlib.adaptation.block import merged_state
 from i2vlib.config import AdaptationConfig, ModelConfig
 from i2vlib.tower.backbone import VideoViT
 from i2vlib.tower.names import Shaped, check_fit
@@ -86,13 +86,14 @@ def build_fitting(config: ModelConfig, state: Mapping[str, Shaped], source: str,
 def freeze(model: VideoClassifier) -> VideoClassifier:
     """Let gradients reach only what the adaptation trains; returns the model.
 
-    frozen: the head. linear, gelu: adapters, temporal embedding, ln_post, head. full: everything that has a use (`proj` leads
-    to the space shared with text and has none here) and that ModelConfig.upper does not leave out. What compression and modules
+    frozen: the head. heads and adapters of any kind: these, temporal embedding, ln_post, head. full: everything that has a use
+    (`proj` leads to the space shared with text and has none here) and that ModelConfig.upper does not leave out. What compression and modules
     over time add trains with each of them (in training mode UniFormerV2's local modules also keep running statistics, whatever
     trains).
     """
     kind = model.config.adaptation.kind
-    trained = {"head", "compression", "temporal"} | ({"adapters", "temporal_embedding", "ln_post"} if kind in ADAPTERS else set())
+    adds = {"adapters", "temporal_embedding", "ln_post"} if model.config.adaptation.adds else set()
+    trained = {"head", "compression", "temporal"} | adds
     for name, parameter in model.named_parameters():
         parts = set(name.split("."))
         parameter.requires_grad_(bool(parts & trained) or kind == "full" and not _left_out(plain_name(name), model.config))
@@ -114,7 +115,7 @@ def merge(model: VideoClassifier) -> VideoClassifier:
     What compression and modules over time add comes along unchanged, and so do offsets, shifts and the temporal embedding, which
     open_clip's tower knows nothing of: see open_clip_state. The arithmetic is float64, cast once to the weights' dtype. The
     model given, which may be compiled, stays as it is. The new one is in the same train/eval mode and its tower is frozen.
-    Raises ValueError for GELU adapters.
+    Raises ValueError for GELU adapters and ST-Adapters.
     """
     model = unwrapped(model)
     blocks = {f"backbone.transformer.resblocks.{i}": b for i, b in enumerate(model.backbone.transformer.resblocks)}
@@ -147,7 +148,7 @@ def open_clip_state(model: VideoClassifier) -> dict[str, Tensor]:
 def beyond_images(config: ModelConfig) -> list[str]:
     """What a model has that no image tower computes, in words; nothing where it is one, frame by frame."""
     temporal = config.temporal
-    added = {"adapters (merge first)": config.adaptation.places, "relocated heads": any(temporal.offsets),
+    added = {"adapters (merge first)": config.adaptation.adds, "relocated heads": any(temporal.offsets),
              f"the shift {temporal.shift!r}": temporal.shift != "none", "the temporal embedding": temporal.embedding,
              "UniFormerV2's modules": temporal.local or temporal.global_blocks,
              f"compression {config.compression.kind!r}": config.compression.kind != "none"}

@@ -48,8 +48,8 @@ def load_zeroi2v(checkpoint: Mapping[str, Tensor] | str | Path, *, heads: int, o
 def zeroi2v_state(model: VideoClassifier) -> dict[str, Tensor]:
     """Our model's weights under the names of the released checkpoints (`backbone.`, `cls_head.fc_cls.`), without `proj`."""
     model = unwrapped(model)
-    if model.config.adaptation.kind == "gelu":
-        raise WeightsError("GELU adapters have no place in the released format, whose adapters are linear")
+    if (kind := model.config.adaptation.kind) not in ("frozen", "full", "linear"):
+        raise WeightsError(f"adaptation {kind!r} has no place in the released format, whose adapters are linear")
     if model.config.compression.kind != "none" or model.config.temporal.local or model.config.temporal.global_blocks:
         raise WeightsError("the released format holds ZeroI2V alone: compression and UniFormerV2's modules have no place in it")
     if model.config.temporal.shift != "none" or model.config.temporal.queries:
