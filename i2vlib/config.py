@@ -126,9 +126,8 @@ class AdaptationConfig(Config):
         allowed = {"lora": SIX_ADAPTERS, "st_adapter": FOUR_ADAPTERS}.get(self.kind, PLACES)
         self.need(bool(self.places) == adapts, "places",
                   f"one or more of {', '.join(allowed)}" if adapts else f"empty with kind {self.kind!r}")
-        self.need(set(self.places) <= set(allowed), "places", f"names out of {', '.join(allowed)} with kind {self.kind!r}")
-        self.need(set(self.places) <= set(PLACES) and len(set(self.places)) == len(self.places), "places",
-                  f"distinct names out of {', '.join(PLACES)}")
+        self.need(set(self.places) <= set(allowed) and len(set(self.places)) == len(self.places), "places",
+                  f"distinct names out of {', '.join(allowed)} with kind {self.kind!r}")
         self.need(not ("qkv" in self.places and {"q", "k", "v"} & set(self.places)), "places",
                   "either the shared 'qkv' or separate 'q', 'k', 'v'")
         self.need(0 < self.ratio <= 1, "ratio", "above 0, at most 1")

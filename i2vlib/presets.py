@@ -13,6 +13,7 @@ from i2vlib.config import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     SIX_ADAPTERS,
+    THREE_ADAPTERS,
     AdaptationConfig,
     CompressionConfig,
     ModelConfig,
@@ -78,6 +79,7 @@ def _rows() -> dict[str, ModelConfig]:
     rows["stdha-b16-8f-ssv2"] = table
     for name, temporal in _rivals(table.temporal, folds=12).items():
         rows[f"{name}-b16-8f-ssv2"] = replace(table, temporal=temporal)
+    rows |= {f"{name}-b16-8f-ssv2": replace(table, adaptation=adaptation) for name, adaptation in strategies().items()}
     rows |= {f"stdha-{name}-b16-8f-ssv2": replace(table, temporal=replace(table.temporal, offsets=offsets)) for name, offsets in (
         ("heads-1", stdha_offsets(12, 2)), ("heads-4", stdha_offsets(12, 3, 2)), ("heads-6", stdha_offsets(12, 3, 3)),
         *((f"field-{field}", stdha_offsets(12, field)) for field in (2, 4, 5)))}  # Tables 2(b) and 2(c)
@@ -85,6 +87,21 @@ def _rows() -> dict[str, ModelConfig]:
              for ratio in (1 / 16, 1 / 8, 1 / 2)}  # Table 2(d)
     rows["channel-shift-kv-n8-b16-8f-ssv2"] = replace(table, temporal=TemporalConfig((), True, shift="channel_kv", folds=8))
     return rows
+
+
+def strategies() -> dict[str, AdaptationConfig]:
+    """What ZeroI2V's Table 3 trains, by name: kind, where, and the ratio where it is not a quarter. s = 1, as on SSv2."""
+    q_v, mlp, pair = ("q", "v"), ("mlp_in", "mlp_out"), ("qkv", "mlp_in")
+    rows = {"probe-stdha": ("frozen", ()), "full-stdha": ("full", ()), "heads": ("heads", ()),
+            "st-adapter-4": ("st_adapter", FOUR_ADAPTERS), "st-adapter-2-half": ("st_adapter", pair, 1 / 2),
+            "lora-qv": ("lora", q_v), "lora-qkvo": ("lora", ("q", "k", "v", "attn_out")), "lora-qv-mlp": ("lora", q_v + mlp),
+            "lora-qv-mlp-6th": ("lora", q_v + mlp, 1 / 6), "lora-6": ("lora", SIX_ADAPTERS),
+            "lora-6-6th": ("lora", SIX_ADAPTERS, 1 / 6)}
+    for kind in ("gelu", "linear"):
+        rows |= {f"{kind}-4-8th": (kind, FOUR_ADAPTERS, 1 / 8), f"{kind}-2": (kind, pair), f"{kind}-3": (kind, THREE_ADAPTERS)}
+    rows |= {"gelu-4": ("gelu", FOUR_ADAPTERS)}  # linear-4 is ZeroI2V's own, stdha
+    rows |= {"linear-6": ("linear", SIX_ADAPTERS), "linear-6-6th": ("linear", SIX_ADAPTERS, 1 / 6)}
+    return {name: AdaptationConfig(kind, places, *ratio, scale=1.0) for name, (kind, places, *ratio) in rows.items()}
 
 
 def _rivals(stdha: TemporalConfig, folds: int) -> dict[str, TemporalConfig]:

@@ -38,7 +38,7 @@ class LoRA(nn.Module):
 
 class HeadRows(nn.Module):
     """A difference of the rows of W_q, W_k or W_v, and of their biases, that relocated heads own (ZeroI2V Table 3, "only tuning
-    temporal head"): x (..., D) -> (..., D), zero in the other heads' rows. Starts at zero. Weight decay pulls towards the tower."""
+    temporal head"): x (..., D) -> (..., D), zero in other heads' rows. Starts at zero; weight decay pulls towards the tower."""
 
     def __init__(self, width: int, rows: Sequence[int]):
         super().__init__()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from i2vlib.config import FOUR_ADAPTERS, AdaptationConfig, CompressionConfig, ModelConfig, TemporalConfig
 from i2vlib.course.tasks import Task
 from i2vlib.measure import multiply_adds
-from i2vlib.presets import CONTEXTS
+from i2vlib.presets import CONTEXTS, strategies
 from i2vlib.temporal.heads import stdha_offsets
 
 
@@ -32,7 +32,7 @@ def methods(task: Task) -> dict[str, Method]:
     near = TemporalConfig(stdha_offsets(heads, 3))
     rows = {"probe": Method(FROZEN), "full": Method(FULL), "adapters": Method(LINEAR),
             "embedding": Method(LINEAR, TemporalConfig((), True)), "stdha": Method(LINEAR, near),
-            "zeroi2v": Method(LINEAR, replace(near, embedding=True)), "full-stdha": Method(FULL, near),
+            "zeroi2v": Method(LINEAR, replace(near, embedding=True)),
             "hr-qkv": Method(LINEAR, replace(near, queries=True)),
             "patch-shift": Method(LINEAR, TemporalConfig(shift="patch"))}
     # two of the tower's heads move, or as many of its channels
@@ -42,6 +42,7 @@ def methods(task: Task) -> dict[str, Method]:
     rows |= {f"stdha-field-{field}": Method(LINEAR, TemporalConfig(stdha_offsets(heads, field)))
              for field in range(2, 1 + min(frames, heads, 6)) if field != 3}
     rows |= {f"stdha-ratio-{1 / parts:g}": Method(replace(LINEAR, ratio=1 / parts), near) for parts in (16, 8, 2)}
+    rows |= {name: Method(replace(adaptation, dropout=0.0), near) for name, adaptation in strategies().items()}
     return rows | _compressed(task)
 
 

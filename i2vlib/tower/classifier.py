@@ -87,9 +87,9 @@ def freeze(model: VideoClassifier) -> VideoClassifier:
     """Let gradients reach only what the adaptation trains; returns the model.
 
     frozen: the head. heads and adapters of any kind: these, temporal embedding, ln_post, head. full: everything that has a use
-    (`proj` leads to the space shared with text and has none here) and that ModelConfig.upper does not leave out. What compression and modules
-    over time add trains with each of them (in training mode UniFormerV2's local modules also keep running statistics, whatever
-    trains).
+    (`proj` leads to the space shared with text and has none here) and that ModelConfig.upper does not leave out. What compression
+    and modules over time add trains with each of them (in training mode UniFormerV2's local modules also keep running
+    statistics, whatever trains).
     """
     kind = model.config.adaptation.kind
     adds = {"adapters", "temporal_embedding", "ln_post"} if model.config.adaptation.adds else set()
