@@ -83,6 +83,7 @@ class TemporalConfig(Config):
     embedding: bool = False
     local: bool = False  # UniFormerV2's local modules, before attention and before MLP of every block
     global_blocks: int = 0  # UniFormerV2's global modules, one behind each of so many last blocks
+    global_dropout: float = 0.0  # in the global modules' MLPs, behind the activation
     queries: bool = False  # HR QKV: the queries of heads with an offset move as well
     # class_token: before attention and before MLP | class_token_kv: inside attention | channel_kv and channel_qkv: in every head
     # patch: eight of nine patches read up to 4 frames away, in a circle of T
@@ -91,6 +92,7 @@ class TemporalConfig(Config):
 
     def check(self) -> None:
         self.need(self.global_blocks >= 0, "global_blocks", "0 or more")
+        self.need(0 <= self.global_dropout < 1, "global_dropout", "from 0 to below 1")
         self.need(self.shift in ("none", *SHIFTS), "shift", ", ".join(("none", *SHIFTS)))
         self.need(self.shift == "none" or not any(self.offsets), "shift", "none with offsets: heads or a shift read other frames")
         self.need(any(self.offsets) or not self.queries, "queries", "false without an offset other than 0: no head moves")
@@ -175,6 +177,8 @@ class ModelConfig(Config):
     frames: int = 8  # T
     classes: int = 0  # 0: no head, the model returns the mean of the frames' features
     head_dropout: float = 0.5
+    head_std: float = 0.02  # of the head's weights at the start
+    drop_path: float = 0.0  # a clip's share of steps without the last block's branches; it grows from 0 in the first block
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     # so many last blocks are adapted, read other frames and have sites of compression; those below stay the image model's,
     # frozen, so that their output may be kept (i2vlib.training.features). 0: all blocks
@@ -185,6 +189,8 @@ class ModelConfig(Config):
         self.need(self.classes >= 0, "classes", "0 (no head) or more")
         self.need(0 <= self.upper <= self.tower.layers, "upper", f"0 (all) to the tower's {self.tower.layers} blocks")
         self.need(0 <= self.head_dropout < 1, "head_dropout", "from 0 to below 1")
+        self.need(self.head_std > 0, "head_std", "more than 0")
+        self.need(0 <= self.drop_path < 1, "drop_path", "from 0 to below 1")
         offsets, heads = self.temporal.offsets, self.tower.heads
         if offsets and len(offsets) != heads:
             raise ConfigError(f"ModelConfig.temporal.offsets has {len(offsets)} entries: allowed is one a head, {heads}")

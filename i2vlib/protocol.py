@@ -27,7 +27,10 @@ class ClipConfig(Config):
     flip: float = 0.5  # probability of a horizontal flip of the whole clip
     flip_pairs: tuple[tuple[int, int], ...] = ()  # labels that a flip exchanges, such as SSv2's left and right
     rand_augment: tuple[int, int] = (0, 0)  # (n operations, magnitude m), the same for all frames of a clip
+    augmenter: str = "pytorchvideo"  # whose RandAugment: pytorchvideo (ZeroI2V) | timm (UniFormerV2); i2vlib.data.augment
+    augment_last: bool = False  # RandAugment behind crop and flip
     erasing: float = 0.0  # probability of random erasing
+    erasing_fill: str = "grey"  # grey (128) | noise, new in each frame
     colour_jitter: float = 0.0  # probability of other brightness, contrast, saturation and hue; transforms.py has the ranges
     grey: float = 0.0  # probability that a clip loses its colours
     test_clips: int = 1  # temporal views
@@ -44,6 +47,8 @@ class ClipConfig(Config):
         for name in ("flip", "erasing", "colour_jitter", "grey"):
             self.need(0 <= getattr(self, name) <= 1, name, "a probability, 0 to 1")
         self.need(min(self.std) > 0, "std", "three numbers above 0")
+        self.need(self.augmenter in ("pytorchvideo", "timm"), "augmenter", "pytorchvideo or timm")
+        self.need(self.erasing_fill in ("grey", "noise"), "erasing_fill", "grey or noise")
         self.need(self.rand_augment[0] >= 0 and 0 <= self.rand_augment[1] <= 10, "rand_augment",
                   "(0 or more operations, magnitude 0 to 10)")
         flipped = [label for pair in self.flip_pairs for label in pair]
@@ -75,7 +80,7 @@ def same_scaling(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 @dataclass(frozen=True)
 class TrainConfig(Config):
-    """One run of AdamW with linear warm-up and cosine decay, both per step."""
+    """One run of AdamW with linear warm-up and cosine decay."""
 
     epochs: int = 40
     steps: int = 0  # more than 0: train for so many optimiser steps instead of whole epochs
@@ -86,9 +91,12 @@ class TrainConfig(Config):
     lr: float = 3e-4
     backbone_lr: float = 1.0  # factor on lr in the tower and its adapters; the head and all else that is new keep lr
     betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.05  # not on norms, embeddings and biases
+    weight_decay: float = 0.05  # not on norms and embeddings
+    decay_biases: bool = False  # weight decay on biases too, those of norms left out
     warmup: float = 0.0625  # share of all steps; 2.5 of 40 epochs
     warmup_start: float = 0.1  # first learning rate as a share of lr
+    # behind: a cosine over the steps behind the warm-up | times: one over all epochs, a stair an epoch, times the warm-up
+    cosine: str = "behind"
     label_smoothing: float = 0.0
     mixup: float = 0.0  # alpha of the Beta distribution that the share of a clip in a blend is drawn from; 0: off
     cutmix: float = 0.0  # the same for a box out of another clip; with both on, each micro-batch draws one of them
@@ -115,6 +123,7 @@ class TrainConfig(Config):
         self.need(all(0 <= b < 1 for b in self.betas), "betas", "two numbers from 0 to below 1")
         self.need(0 <= self.warmup_start <= 1, "warmup_start", "a share of lr, from 0 to 1")
         self.need(0 <= self.warmup < 1, "warmup", "a share of the run, from 0 to below 1")
+        self.need(self.cosine in ("behind", "times"), "cosine", "behind or times")
         self.need(0 <= self.label_smoothing < 1, "label_smoothing", "from 0 to below 1")
         self.need(self.precision in ("auto", "no", "bf16", "fp16"), "precision", "auto, no, bf16 or fp16")
         self.need(self.workers >= 0, "workers", "0 or more")

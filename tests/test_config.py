@@ -45,6 +45,29 @@ def test_vit_l_trains_at_a_tenth_in_the_backbone():
     assert (large.clip.erasing, base.clip.erasing, PROTOCOLS["k400-l14-8f"].clip.erasing) == (0.25, 0.0, 0.0)
 
 
+def test_what_the_released_code_says_line_by_line():
+    """configs/recognition/vit_zero_clip of ZeroI2V's repository, and UniFormerV2's for the modules that InTI+ takes from it."""
+    for name in ("k400-8f", "k400-16f", "ssv2-16f", "ucf101-32f", "hmdb51-8f", "diving48-8f", "ssv2-l14-32f"):
+        clip, train = PROTOCOLS[name].clip, PROTOCOLS[name].train
+        assert (clip.rand_augment, clip.augmenter, clip.flip) == ((4, 7), "pytorchvideo", 0.5), name
+        assert (train.cosine, train.decay_biases, train.weight_decay, train.lr) == ("times", True, 0.05, 3e-4), name
+        assert train.warmup * train.epochs == pytest.approx(2.5) and train.warmup_start == 0.1, name
+        assert clip.augment_last == name.startswith("ssv2"), "crop, flip, then RandAugment on SSv2 alone"
+        assert (clip.erasing, clip.erasing_fill) == (0.25 if name.startswith("ssv2") else 0.0, "grey"), name
+    assert (PROTOCOLS["k400-l14-32f"].clip.erasing, PROTOCOLS["k400-l14-32f"].clip.erasing_fill) == (0.25, "noise")
+    assert {name: row.train.batch_size for name, row in PROTOCOLS.items() if row.train.batch_size == 128} == {
+        "ucf101-8f": 128, "ucf101-l14-8f": 128}
+    assert [(name, row.clip.test_crops) for name, row in PROTOCOLS.items() if row.clip.test_clips == 2] == [
+        ("hmdb51-32f", 3), ("hmdb51-l14-32f", 3)]
+    assert PROTOCOLS["ssv2-inti"].clip.augmenter == "timm" and not PROTOCOLS["ssv2-inti"].clip.augment_last
+    assert PRESETS["zeroi2v-b16-16f-ssv2"].adaptation.dropout == 0.0
+    assert {PRESETS[f"zeroi2v-{name}"].adaptation.dropout for name in ("b16-8f-ssv2", "b16-16f-k400", "l14-32f-ssv2")} == {0.1}
+    assert {row.head_std for name, row in PRESETS.items() if name.startswith("zeroi2v-") and "-mini-" not in name} == {0.01}
+    for name, drop in (("uniformerv2-b16-16f-ssv2", 0.2), ("inti+-l14-16f-ssv2", 0.4), ("inti+-b16-16f-k400", 0.0)):
+        assert (PRESETS[name].drop_path, PRESETS[name].temporal.global_dropout) == (drop, 0.5)
+    assert PRESETS["naive-b16-16f-ssv2"].drop_path == PRESETS["zeroi2v-b16-8f-ssv2"].drop_path == 0.0
+
+
 @pytest.mark.parametrize("preset, protocol", [
     ("inti-b16-16f-k400", "k400-inti"), ("inti+-3-5-b16-16f-k400", "k400-inti"), ("tome+-b16-16f-k400", "k400-inti"),
     ("naive-l14-16f-ssv2", "ssv2-inti"), ("uniformerv2-b16-16f-ucf101", "ucf101-inti"), ("inti-l14-16f-hmdb51", "hmdb51-inti"),

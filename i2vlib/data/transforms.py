@@ -7,11 +7,12 @@ in front of the last three dimensions shares them. Randomness comes from torch's
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torch import Tensor, nn
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from i2vlib.config import CLIP_MEAN, CLIP_STD, TowerConfig
+from i2vlib.data.augment import RandAugment, erase
 from i2vlib.protocol import ClipConfig
 
 # Brightness, contrast, saturation (factors 1 ± this) and hue (± this share of a turn): the ranges of X-CLIP's public code, and so
@@ -31,7 +32,9 @@ def train_transform(clip: ClipConfig) -> TrainTransform:
 
 
 class TrainTransform:
-    """Short side to `short_side`, RandAugment, random resized crop, flip, colour jitter, grey, normalise, random erasing.
+    """Short side to `short_side`, RandAugment, random resized crop, flip, colour jitter, grey, random erasing, normalise.
+
+    With `augment_last` RandAugment comes behind crop and flip.
 
     Without `random_crop` the geometry is that of testing: centre crop, and frames of the right size stay as they are.
     A flip exchanges the labels of `flip_pairs`.
@@ -41,24 +44,26 @@ class TrainTransform:
         self.clip = clip
         self.partner = dict(clip.flip_pairs) | {b: a for a, b in clip.flip_pairs}
         n, m = clip.rand_augment
-        bins = 11  # the papers count magnitudes from 0 to 10
-        self.augment = v2.RandAugment(n, m, bins, interpolation=InterpolationMode.BILINEAR) if n else None
+        self.augment = RandAugment(n, m, clip.augmenter) if n else nn.Identity()  # what is off draws no random number
         self.crop = v2.RandomResizedCrop(clip.size, antialias=True)
         self.colour = [v2.RandomApply([v2.ColorJitter(*JITTER)], clip.colour_jitter)] if clip.colour_jitter else []
-        self.colour += [v2.RandomGrayscale(clip.grey)] if clip.grey else []  # what is off draws no random number
-        self.erase = v2.RandomErasing(clip.erasing)
+        self.colour += [v2.RandomGrayscale(clip.grey)] if clip.grey else []
 
     def __call__(self, frames: Tensor, label: int) -> tuple[Tensor, int]:
         video = _short_side(frames.permute(0, 3, 1, 2), self.clip.short_side if self.clip.random_crop
                             else self.clip.test_short_side)
-        if self.augment:
+        if not self.clip.augment_last:
             video = self.augment(video)
         video = self.crop(video) if self.clip.random_crop else F.center_crop(video, [self.clip.size] * 2)
         if torch.rand(()) < self.clip.flip:
             video, label = F.horizontal_flip(video), self.partner.get(label, label)
+        if self.clip.augment_last:
+            video = self.augment(video)
         for change in self.colour:
             video = change(video)
-        return self.erase(_normalise(video, self.clip)), label
+        if self.clip.erasing:
+            video = erase(video, self.clip.erasing, self.clip.erasing_fill)
+        return _normalise(video, self.clip), label
 
 
 def test_views(clip: ClipConfig) -> TestViews:

@@ -48,7 +48,7 @@ class GlobalModule(nn.Module):
     N-1 patches.
     """
 
-    def __init__(self, width: int, heads: int, position: bool = True):
+    def __init__(self, width: int, heads: int, position: bool = True, dropout: float = 0.0):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} with {heads} heads: allowed is a width that the heads divide")
@@ -58,7 +58,7 @@ class GlobalModule(nn.Module):
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))  # rows q, k, v
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
-        self.c_fc, self.gelu = nn.Linear(width, 4 * width), QuickGELU()
+        self.c_fc, self.gelu, self.dropout = nn.Linear(width, 4 * width), QuickGELU(), nn.Dropout(dropout)
         self.c_proj = nn.Linear(4 * width, width)
         for weight in (self.in_proj_weight, self.c_fc.weight):
             nn.init.xavier_uniform_(weight)
@@ -78,7 +78,7 @@ class GlobalModule(nn.Module):
         tokens = self.ln_tokens(x).view(clips, -1, x.shape[-1])  # (B, T·N, D)
         read = cross_attention(self.ln_query(query), tokens, self.in_proj_weight, self.in_proj_bias, self.heads)
         query = query + self.out_proj(read)
-        return query + self.c_proj(self.gelu(self.c_fc(self.ln_mlp(query))))
+        return query + self.c_proj(self.dropout(self.gelu(self.c_fc(self.ln_mlp(query)))))
 
 
 class GlobalBranch(nn.Module):
@@ -89,10 +89,10 @@ class GlobalBranch(nn.Module):
     branch gives half the mean class token.
     """
 
-    def __init__(self, width: int, heads: int, count: int, position: bool = True):
+    def __init__(self, width: int, heads: int, count: int, position: bool = True, dropout: float = 0.0):
         super().__init__()
         self.class_embedding = nn.Parameter(torch.zeros(1, 1, width))
-        self.blocks = nn.ModuleList(GlobalModule(width, heads, position) for _ in range(count))
+        self.blocks = nn.ModuleList(GlobalModule(width, heads, position, dropout) for _ in range(count))
         self.balance = nn.Parameter(torch.zeros(width))
 
     def start(self, clips: int) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from torchvision.ops import stochastic_depth
 
 from i2vlib.adaptation.block import beside, in_front, make_adapters, on_stream
 from i2vlib.compression.pooling import make_site
@@ -111,9 +112,9 @@ class Block(nn.Module):
     With UniFormerV2's local modules or the class-token shift one stands before each of the two; with ToMe tokens merge between.
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, drop: float = 0.0):
         super().__init__()
-        tower = config.tower
+        self.drop, tower = drop, config.tower
         width, hidden, temporal = tower.width, int(tower.width * tower.mlp_ratio), config.temporal
         self.ln_1 = nn.LayerNorm(width, tower.norm_eps)
         self.attn = Attention(width, tower.heads, temporal.offsets, queries=temporal.queries, shift=temporal.shift,
@@ -128,17 +129,25 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, frames: int, merging: Merging | None = None) -> Tensor:
         if self.temporal:
-            x = self.temporal[0](x, frames)
+            x = self.dropped(x, self.temporal[0](x, frames), frames)
         x = on_stream(self.adapters, "qkv", self.shift(x, frames), frames)
-        x = x + self.behind("attn_out", self.attn(x, frames, self.adapters, merging, self.ln_1), frames)
+        mixed = self.attn(x, frames, self.adapters, merging, self.ln_1)
+        x = self.dropped(x, x + self.behind("attn_out", mixed, frames), frames)
         if merging is not None:
             x = merging.apply(x, merging.keys)
         if self.temporal:
-            x = self.temporal[1](x, frames)
+            x = self.dropped(x, self.temporal[1](x, frames), frames)
         x = on_stream(self.adapters, "mlp_in", self.shift(x, frames), frames)
         entered = through(x, self.ln_2, *in_front(self.adapters, "mlp_in"))
         hidden = self.mlp.gelu(beside(self.adapters, "mlp_in", entered, self.mlp.c_fc(entered)))
-        return x + self.behind("mlp_out", beside(self.adapters, "mlp_out", hidden, self.mlp.c_proj(hidden)), frames)
+        out = beside(self.adapters, "mlp_out", hidden, self.mlp.c_proj(hidden))
+        return self.dropped(x, x + self.behind("mlp_out", out, frames), frames)
+
+    def dropped(self, x: Tensor, grown: Tensor, frames: int) -> Tensor:
+        """x + branch, given as `grown`; in training a share `drop` of the clips has no branch, the others 1/(1-drop) of it."""
+        if not (self.drop and self.training):
+            return grown
+        return x + stochastic_depth(as_clips(grown - x, frames), self.drop, "row").flatten(0, 1)
 
     def shift(self, x: Tensor, frames: int) -> Tensor:
         return shift_class_token(x, frames, self.attn.folds) if self.attn.shift == "class_token" else x
@@ -155,11 +164,12 @@ class Transformer(nn.Module):
         super().__init__()
         self.config, tower, count = config, config.tower, config.temporal.global_blocks
         plain = ModelConfig(tower, frames=config.frames)  # the blocks below the first that is adapted
-        self.resblocks = nn.ModuleList(Block(config if i >= config.lower else plain) for i in range(tower.layers))
+        drops = [config.drop_path * i / max(1, tower.layers - 1) for i in range(tower.layers)]
+        self.resblocks = nn.ModuleList(Block(config, drop) if i >= config.lower else Block(plain) for i, drop in enumerate(drops))
         self.compression = nn.ModuleDict({str(block): make_site(config, block) for block in config.compression.after})
         self.recompute = False  # whether blocks that train keep their input alone for backward: see tower.modes
         has_grid = config.compression.kind not in DROPPING
-        self.temporal = GlobalBranch(tower.width, tower.heads, count, position=has_grid) if count else None
+        self.temporal = GlobalBranch(tower.width, tower.heads, count, has_grid, config.temporal.global_dropout) if count else None
 
     def forward(self, x: Tensor, frames: int) -> tuple[Tensor, int, Tensor | None]:
         """(B·T,N,D), the input of the first block that is adapted, -> tokens (B·T',N',D), T' and what the global branch has

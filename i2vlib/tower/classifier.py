@@ -33,7 +33,7 @@ class VideoClassifier(nn.Module):
         self.dropout = nn.Dropout(config.head_dropout)
         self.head = nn.Linear(config.tower.width, config.classes) if config.classes else None
         if self.head is not None:
-            nn.init.normal_(self.head.weight, std=0.02)
+            nn.init.normal_(self.head.weight, std=config.head_std)
             nn.init.zeros_(self.head.bias)
         for part in (self, self.backbone):
             keep_names_plain(part)

@@ -20,12 +20,12 @@ def make_optimiser(model: nn.Module, config: TrainConfig, steps: int) -> tuple[A
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
     """AdamW's groups over what requires gradients: lr · backbone_lr in the backbone, lr in the head and in what compression and
-    modules over time add; no weight decay on norms, embeddings and biases. Raises ConfigError if nothing trains.
+    modules over time add; no weight decay on norms and embeddings, and on biases if asked. Raises ConfigError if nothing trains.
     """
     groups: dict[tuple[float, float], list] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            plain = parameter.ndim < 2 or name.endswith("embedding")
+            plain = name.endswith("embedding") or parameter.ndim < 2 and not (config.decay_biases and _is_bias(name))
             new = {"head", "compression", "temporal"} & set(name.split("."))
             rate = config.lr * (1.0 if new else config.backbone_lr)
             key = (rate, 0.0 if plain else config.weight_decay)
@@ -36,9 +36,23 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
     return [{"params": members, "lr": lr, "weight_decay": decay} for (lr, decay), members in groups.items()]
 
 
+def _is_bias(name: str) -> bool:
+    """Whether a parameter is the bias of a layer that is no norm."""
+    *_, layer, kind = name.split(".")
+    return kind.endswith("bias") and not layer.startswith(("ln_", "norm"))
+
+
 def lr_factor(step: int, total: int, config: TrainConfig) -> float:
-    """The learning rate of a step, 0 to total - 1, as a share of lr: a line from warmup_start to 1, a cosine to 0."""
+    """The learning rate of a step, 0 to total - 1, as a share of lr: a line from warmup_start to 1, a cosine to 0.
+
+    cosine "times" is that of MMEngine's two schedulers side by side: the line ends with the last step of the warm-up, and the
+    cosine goes by whole epochs out of config.epochs from the first step on; a run that is counted in steps has one for each.
+    """
     warm = round(config.warmup * total)
+    line = config.warmup_start + (1 - config.warmup_start) * step / max(1, warm - (config.cosine == "times"))
+    if config.cosine == "times":
+        epochs = total if config.steps else config.epochs
+        return min(1.0, line) * 0.5 * (1 + math.cos(math.pi * min(1.0, step * epochs // total / epochs)))
     if step < warm:
-        return config.warmup_start + (1 - config.warmup_start) * step / warm
+        return line
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))

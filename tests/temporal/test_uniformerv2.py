@@ -245,3 +245,18 @@ def test_impossible_calls_say_what_is_allowed():
         branch.blend(query, x)
     with pytest.raises(ValueError, match="width 6 with 4 heads"):
         GlobalModule(D, 4)
+
+
+def test_dropout_behind_the_activation_of_the_global_mlp():
+    torch.manual_seed(0)
+    module = GlobalModule(8, 2, dropout=0.5).double()
+    for p in module.parameters():
+        torch.nn.init.normal_(p)
+    query, x = torch.randn(4, 1, 8).double(), torch.randn(8, 5, 8).double()
+    plain = GlobalModule(8, 2).double()
+    plain.load_state_dict(module.state_dict())
+    assert torch.equal(module.eval()(query, x, 2, (2, 2)), plain.eval()(query, x, 2, (2, 2)))
+    seen = []
+    module.c_proj.register_forward_hook(lambda m, args, out: seen.append(args[0]))
+    module.train()(query, x, 2, (2, 2))
+    assert 0.2 < (seen[0] == 0).double().mean() < 0.8

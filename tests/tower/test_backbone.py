@@ -131,3 +131,24 @@ def test_at_rest_all_is_in_eval_mode_and_then_as_it_was_module_by_module():
     with pytest.raises(KeyboardInterrupt), at_rest(model):
         raise KeyboardInterrupt
     assert [module.training for module in model.modules()] == before and True in before and False in before
+
+
+def test_drop_path_leaves_out_whole_branches_of_whole_clips():
+    """Rates rise from 0 to drop_path; where nothing is dropped, and in eval mode, the branch is what it was."""
+    config = i2v.ModelConfig(i2v.TowerConfig(16, 8, 16, 3, 2, output_dim=0, quick_gelu=False), frames=2, drop_path=0.5)
+    torch.manual_seed(0)
+    model = VideoViT(config).double()
+    assert [block.drop for block in model.transformer.resblocks] == [0.0, 0.25, 0.5]
+    block, x = model.transformer.resblocks[2], torch.randn(200, 5, 16, dtype=torch.float64)  # 100 clips of 2 frames
+    whole = block.eval()(x, 2)
+    plain = VideoViT(replace(config, drop_path=0.0)).double()
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(whole, plain.transformer.resblocks[2].train()(x, 2))
+    attended = x + block.attn(block.ln_1(x), 2, block.adapters)
+    after = x + 2 * (attended - x)  # the attention's branch, kept and doubled
+    found = (block.train()(x, 2)).unflatten(0, (100, 2))
+    kinds = {"neither": x, "attention": after, "mlp": x + 2 * block.mlp(block.ln_2(x)),
+             "both": after + 2 * block.mlp(block.ln_2(after))}
+    counts = {name: sum(torch.allclose(found[i], want.unflatten(0, (100, 2))[i], atol=1e-9) for i in range(100))
+              for name, want in kinds.items()}
+    assert sum(counts.values()) == 100 and all(10 < count < 40 for count in counts.values()), counts

@@ -340,6 +340,10 @@ def test_groups():
         f"{block}.attn.in_proj_weight": (0.1, 0.05), f"{block}.attn.in_proj_bias": (0.1, 0.0),
     }.items():
         assert found[name] == want, name
+    decayed = parameter_groups(model, replace(TRAIN, lr=1.0, backbone_lr=0.1, weight_decay=0.05, decay_biases=True))
+    decayed = {names[p] for g in decayed for p in g["params"] if g["weight_decay"]} - {k for k, v in found.items() if v[1]}
+    assert {"head.bias", f"{block}.attn.in_proj_bias", f"{block}.attn.out_proj.bias", f"{block}.mlp.c_fc.bias"} <= decayed
+    assert all(name.endswith("bias") and "ln_" not in name for name in decayed), "biases, and none of a norm"
     adapters = parameter_groups(tiny_model(), TRAIN)
     assert sum(p.numel() for g in adapters for p in g["params"]) < sum(p.numel() for p in model.parameters()) / 2
 
@@ -352,6 +356,18 @@ def test_the_learning_rate_of_each_step(tmp_path):
     assert all(a > b for a, b in zip(got[2:], got[3:], strict=False))
     run(tiny_model(), TinySet(), replace(config, lr=1e-2), tmp_path)
     assert [line["lr"] for line in lines(tmp_path)] == pytest.approx([1e-2 * factor for factor in got[:10]])
+
+
+def test_the_learning_rate_of_two_schedulers_side_by_side(tmp_path):
+    """40 epochs of 10 steps, 2.5 of them warm-up: MMEngine's LinearLR by step times its CosineAnnealingLR by epoch."""
+    config = replace(TRAIN, epochs=40, steps=0, warmup=2.5 / 40, warmup_start=0.1, cosine="times")
+    got = [lr_factor(step, 400, config) for step in range(400)]
+    stair = [0.5 * (1 + math.cos(math.pi * epoch / 40)) for epoch in range(40)]
+    assert got[0] == pytest.approx(0.1) and got[9] == pytest.approx(0.1 + 0.9 * 9 / 24)
+    assert got[10] == pytest.approx((0.1 + 0.9 * 10 / 24) * stair[1]) and got[24] == pytest.approx(stair[2])
+    assert got[25:30] == pytest.approx([stair[2]] * 5) and got[395] == pytest.approx(stair[39])
+    smooth = [lr_factor(step, 400, replace(config, steps=400)) for step in range(400)]
+    assert smooth[200] == pytest.approx(0.5) and len(set(smooth)) == 400
 
 
 def test_one_step_is_adamw_on_the_mean_over_readable_clips(tmp_path):
