@@ -83,12 +83,12 @@ class TemporalConfig(Config):
     embedding: bool = False
     local: bool = False  # UniFormerV2's local modules, before attention and before MLP of every block
     global_blocks: int = 0  # UniFormerV2's global modules, one behind each of so many last blocks
-    global_dropout: float = 0.0  # in the global modules' MLPs, behind the activation
     queries: bool = False  # HR QKV: the queries of heads with an offset move as well
     # class_token: before attention and before MLP | class_token_kv: inside attention | channel_kv and channel_qkv: in every head
     # patch: eight of nine patches read up to 4 frames away, in a circle of T
     shift: str = "none"
     folds: int = 12  # n, but with patch: a share 1/n of the channels, rounded down, reads each of the two neighbouring frames
+    global_dropout: float = 0.0  # in the global modules' MLPs, behind the activation
 
     def check(self) -> None:
         self.need(self.global_blocks >= 0, "global_blocks", "0 or more")
@@ -177,12 +177,12 @@ class ModelConfig(Config):
     frames: int = 8  # T
     classes: int = 0  # 0: no head, the model returns the mean of the frames' features
     head_dropout: float = 0.5
-    head_std: float = 0.02  # of the head's weights at the start
-    drop_path: float = 0.0  # a clip's share of steps without the last block's branches; it grows from 0 in the first block
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     # so many last blocks are adapted, read other frames and have sites of compression; those below stay the image model's,
     # frozen, so that their output may be kept (i2vlib.training.features). 0: all blocks
     upper: int = 0
+    head_std: float = 0.02  # of the head's weights at the start
+    drop_path: float = 0.0  # a clip's share of steps without the last block's branches; it grows from 0 in the first block
 
     def check(self) -> None:
         self.need(self.frames >= 1, "frames", "1 or more")

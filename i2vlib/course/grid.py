@@ -20,7 +20,7 @@ import os
 import platform
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -77,10 +77,18 @@ class Cell:
     @property
     def config(self) -> str:
         """A hash of all that decides the numbers but the rate of a seed's run, which the sweep decides: 12 digits."""
-        rate = self.value if self.stage == "rate" else 1.0
-        facts = [self.model.to_json(), clip_config(TASKS[self.task]).to_json(), self.training(rate).to_json(),
-                 TASKS[self.task].data.version, TASKS[self.task].clips, TASKS[self.task].rates]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+        task, rate = TASKS[self.task], self.value if self.stage == "rate" else 1.0
+        facts = [told(self.model), told(clip_config(task)), told(self.training(rate)), task.data.version, task.clips, task.rates]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def told(config) -> dict:
+    """The fields of a dataclass that are not its defaults, so that a field that is new says nothing of what was measured before."""
+    given = {f.name: getattr(config, f.name) for f in fields(config)}
+    plain = {f.name: f.default if f.default is not MISSING else f.default_factory() for f in fields(config)
+             if f.default is not MISSING or f.default_factory is not MISSING}
+    return {name: told(value) if is_dataclass(value) else value for name, value in given.items()
+            if name not in plain or value != plain[name]}
 
 
 def sets(cell: Cell, seed: int) -> dict[str, object]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from i2vlib.config import CompressionConfig, ModelConfig, TemporalConfig
+from i2vlib.config import FOUR_ADAPTERS, CompressionConfig, ModelConfig, TemporalConfig
 from i2vlib.course import grid
 from i2vlib.course.grid import Cell
 from i2vlib.course.methods import SHIFTS, methods
@@ -71,6 +71,14 @@ def test_the_hash_tells_apart_what_decides_the_numbers():
     others = [cell, replace(cell, value=1), replace(cell, method="hr-qkv"), replace(cell, task="mini-motion-few"),
               replace(cell, fast=True), replace(cell, stage="rate", value=5e-3), replace(cell, stage="rate", value=1.5e-2)]
     assert len({other.config for other in others}) == len(others) and cell.config == Cell(*vars(cell).values()).config
+
+
+def test_the_hash_does_not_know_fields_at_their_defaults():
+    model = Cell("mini-motion", "stdha", "seed", 0).model
+    told = grid.told(model)
+    assert told["temporal"] == {"offsets": (-1, 1, 0, 0, 0, 0, 0, 0)} and "compression" not in told and "upper" not in told
+    assert told["adaptation"] == {"kind": "linear", "places": FOUR_ADAPTERS, "scale": 1.0, "dropout": 0.0}
+    assert grid.told(replace(model, upper=2))["upper"] == 2
 
 
 @pytest.fixture

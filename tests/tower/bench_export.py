@@ -27,6 +27,8 @@ FRAMES = 4
 STDHA = i2v.TemporalConfig((-1, 1, 0, 3), embedding=True)
 ADAPTERS = i2v.AdaptationConfig("linear", i2v.FOUR_ADAPTERS)
 GELU = i2v.AdaptationConfig("gelu", i2v.SIX_ADAPTERS)
+LORA = i2v.AdaptationConfig("lora", i2v.SIX_ADAPTERS)
+ST = i2v.AdaptationConfig("st_adapter", i2v.FOUR_ADAPTERS)
 PLAIN, FROZEN = i2v.TemporalConfig(), i2v.AdaptationConfig()
 INTI = i2v.CompressionConfig("inti", (1, 2))
 
@@ -35,6 +37,9 @@ KINDS = {
     "ZeroI2V, unmerged": {"temporal": STDHA, "adaptation": ADAPTERS},
     "ZeroI2V, merged": {"temporal": STDHA, "adaptation": ADAPTERS},
     "STDHA, GELU adapters": {"temporal": STDHA, "adaptation": GELU},
+    "STDHA, LoRA": {"temporal": STDHA, "adaptation": LORA},
+    "STDHA, temporal heads": {"temporal": STDHA, "adaptation": i2v.AdaptationConfig("heads")},
+    "STDHA, ST-Adapters, InTI": {"temporal": STDHA, "adaptation": ST, "compression": INTI},
     "InTI": {"compression": INTI},
     "InTI, token only": {"compression": replace(INTI, levels=("token",))},
     "InTI, frame and global only": {"compression": replace(INTI, levels=("frame", "global"))},
