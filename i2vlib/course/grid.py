@@ -78,7 +78,8 @@ class Cell:
     def config(self) -> str:
         """A hash of all that decides the numbers but the rate of a seed's run, which the sweep decides: 12 digits."""
         task, rate = TASKS[self.task], self.value if self.stage == "rate" else 1.0
-        facts = [told(self.model), told(clip_config(task)), told(self.training(rate)), task.data.version, task.clips, task.rates]
+        configs = [told(config) for config in (self.model, clip_config(task), self.training(rate))]
+        facts = [*configs, task.data.version, task.clips, task.rates]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 

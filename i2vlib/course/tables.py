@@ -72,7 +72,7 @@ def _zeroi2v() -> dict[str, Table]:
             "probe-stdha": 20.0, "full-stdha": 63.2, "heads": 59.6, "st-adapter-4": 66.2, "st-adapter-2-half": 65.8,
             "lora-qv": 64.2, "lora-qkvo": 65.0, "lora-qv-mlp": 64.3, "lora-qv-mlp-6th": 65.6, "lora-6": 65.0, "lora-6-6th": 65.5,
             "gelu-4-8th": 65.6, "gelu-2": 64.6, "gelu-3": 66.1, "gelu-4": 66.1, "linear-4-8th": 65.0, "linear-2": 64.4,
-            "linear-3": 65.2, "stdha": 66.0, "linear-6": 66.3, "linear-6-6th": 66.2}, MOTION,
+            "linear-3": 65.2, "stdha": 66.0, "linear-6": 66.3, "linear-6-6th": 66.2}, ("mini-motion", "mini-motion-few"),
             note="All rows with STDHA; stdha has four linear adapters a block. A name ends in the width of the bottleneck where "
                  "it is not a quarter of the tower's."),
     }
