@@ -84,7 +84,7 @@ class Cell:
 
 
 def told(config) -> dict:
-    """The fields of a dataclass that are not its defaults, so that a field that is new says nothing of what was measured before."""
+    """The fields of a dataclass that are not at their defaults: a field that is new leaves what was measured before as it is."""
     given = {f.name: getattr(config, f.name) for f in fields(config)}
     plain = {f.name: f.default if f.default is not MISSING else f.default_factory() for f in fields(config)
              if f.default is not MISSING or f.default_factory is not MISSING}
