@@ -95,7 +95,8 @@ class TrainConfig(Config):
     decay_biases: bool = False  # weight decay on biases too, those of norms left out
     warmup: float = 0.0625  # share of all steps; 2.5 of 40 epochs
     warmup_start: float = 0.1  # first learning rate as a share of lr
-    # behind: a cosine over the steps behind the warm-up | times: one over all epochs, a stair an epoch, times the warm-up
+    # behind: a cosine over the steps behind the warm-up | whole: one over all steps, the warm-up stands in for its beginning
+    # times: one over all epochs, a stair an epoch, times the warm-up
     cosine: str = "behind"
     label_smoothing: float = 0.0
     mixup: float = 0.0  # alpha of the Beta distribution that the share of a clip in a blend is drawn from; 0: off
@@ -108,6 +109,7 @@ class TrainConfig(Config):
     max_unreadable: float = 0.5  # share of a set that may be unreadable: a run with more stops, and writes no model
     validate_every: int = 0  # steps between evaluations of the validation set; 0: after each pass, with `steps` at the end only
     seed: int = 0
+    lr_end: float = 0.0  # what the cosine falls to, as a share of lr
 
     def check(self) -> None:
         for name in ("batch_size", "repeats", "accumulate", "save_every"):
@@ -123,7 +125,8 @@ class TrainConfig(Config):
         self.need(all(0 <= b < 1 for b in self.betas), "betas", "two numbers from 0 to below 1")
         self.need(0 <= self.warmup_start <= 1, "warmup_start", "a share of lr, from 0 to 1")
         self.need(0 <= self.warmup < 1, "warmup", "a share of the run, from 0 to below 1")
-        self.need(self.cosine in ("behind", "times"), "cosine", "behind or times")
+        self.need(self.cosine in ("behind", "whole", "times"), "cosine", "behind, whole or times")
+        self.need(0 <= self.lr_end <= 1, "lr_end", "a share of lr, from 0 to 1")
         self.need(0 <= self.label_smoothing < 1, "label_smoothing", "from 0 to below 1")
         self.need(self.precision in ("auto", "no", "bf16", "fp16"), "precision", "auto, no, bf16 or fp16")
         self.need(self.workers >= 0, "workers", "0 or more")

@@ -62,7 +62,9 @@ def test_what_the_released_code_says_line_by_line():
     assert PROTOCOLS["ssv2-inti"].clip.augmenter == "timm" and not PROTOCOLS["ssv2-inti"].clip.augment_last
     assert PRESETS["zeroi2v-b16-16f-ssv2"].adaptation.dropout == 0.0
     assert {PRESETS[f"zeroi2v-{name}"].adaptation.dropout for name in ("b16-8f-ssv2", "b16-16f-k400", "l14-32f-ssv2")} == {0.1}
-    assert {row.head_std for name, row in PRESETS.items() if name.startswith("zeroi2v-") and "-mini-" not in name} == {0.01}
+    assert {row.head_std for name, row in PRESETS.items() if "-mini-" not in name and (
+        name.startswith("zeroi2v-") or PROTOCOLS[protocol_for(name)].train.cosine == "times")} == {0.01}
+    assert {row.head_std for name, row in PRESETS.items() if "-mini-" in name} == {0.02}
     for name, drop in (("uniformerv2-b16-16f-ssv2", 0.2), ("inti+-l14-16f-ssv2", 0.4), ("inti+-b16-16f-k400", 0.0)):
         assert (PRESETS[name].drop_path, PRESETS[name].temporal.global_dropout) == (drop, 0.5)
     assert PRESETS["naive-b16-16f-ssv2"].drop_path == PRESETS["zeroi2v-b16-8f-ssv2"].drop_path == 0.0
@@ -85,6 +87,7 @@ def test_the_settings_of_inti():
     assert (clip.test_clips, clip.test_crops) == (4, 3)
     assert (train.epochs, train.batch_size, train.lr, train.betas, train.weight_decay) == (30, 512, 2.2e-5, (0.9, 0.98), 0.001)
     assert (train.warmup * 30, train.label_smoothing, train.mixup, train.cutmix, train.repeats) == (5, 0.1, 0.8, 1.0, 1)
+    assert (train.cosine, train.warmup_start, train.lr_end) == ("whole", 0.0, 0.01), "timm's schedule, in ViFi-CLIP's code"
     for data in ("ucf101", "hmdb51", "diving48"):
         small = PROTOCOLS[f"{data}-inti"]
         assert small.train == train and small.clip == dataclasses.replace(clip, test_clips=1)
@@ -93,6 +96,7 @@ def test_the_settings_of_inti():
     assert (clip.colour_jitter, clip.grey, train.mixup, train.cutmix) == (0.0, 0.0, 0.0, 0.0)
     assert (train.epochs, train.batch_size, train.lr, train.weight_decay, train.clip_norm) == (22, 64, 4e-5, 0.05, 20.0)
     assert train.warmup * 22 == pytest.approx(5) and train.repeats == 2
+    assert train.cosine == "behind" and train.lr * train.warmup_start == train.lr * train.lr_end == pytest.approx(1e-6)
 
 
 def test_miniature_presets_fit_their_data():

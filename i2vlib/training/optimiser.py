@@ -43,16 +43,23 @@ def _is_bias(name: str) -> bool:
 
 
 def lr_factor(step: int, total: int, config: TrainConfig) -> float:
-    """The learning rate of a step, 0 to total - 1, as a share of lr: a line from warmup_start to 1, a cosine to 0.
+    """The learning rate of a step, 0 to total - 1, as a share of lr: a line from warmup_start to 1, a cosine to lr_end.
 
-    cosine "times" is that of MMEngine's two schedulers side by side: the line ends with the last step of the warm-up, and the
-    cosine goes by whole epochs out of config.epochs from the first step on; a run that is counted in steps has one for each.
+    cosine "behind" is UniFormerV2's: the cosine begins where the line ends. "whole" is timm's, and so ViFi-CLIP's, which InTI
+    follows: the cosine runs over all steps, and the line is taken instead while it lasts. "times" is that of MMEngine's two
+    schedulers side by side, ZeroI2V's: the line ends with the last step of the warm-up, and the cosine goes by whole epochs out
+    of config.epochs from the first step on; a run that is counted in steps has one for each.
     """
     warm = round(config.warmup * total)
     line = config.warmup_start + (1 - config.warmup_start) * step / max(1, warm - (config.cosine == "times"))
     if config.cosine == "times":
         epochs = total if config.steps else config.epochs
-        return min(1.0, line) * 0.5 * (1 + math.cos(math.pi * min(1.0, step * epochs // total / epochs)))
+        return min(1.0, line) * _cosine(step * epochs // total / epochs, config.lr_end)
     if step < warm:
         return line
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
+    done, of = (step, total) if config.cosine == "whole" else (step - warm, total - warm)
+    return _cosine(done / max(1, of), config.lr_end)
+
+
+def _cosine(share: float, end: float) -> float:
+    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))

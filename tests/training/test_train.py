@@ -21,6 +21,7 @@ from _processes import alive, wait_until
 from _train_victim import MODEL, TRAIN, TinySet, tiny_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_video import encode
+from timm.scheduler import CosineLRScheduler
 
 from i2vlib.config import AdaptationConfig, ConfigError
 from i2vlib.data.datasets import VideoDataset
@@ -368,6 +369,31 @@ def test_the_learning_rate_of_two_schedulers_side_by_side(tmp_path):
     assert got[25:30] == pytest.approx([stair[2]] * 5) and got[395] == pytest.approx(stair[39])
     smooth = [lr_factor(step, 400, replace(config, steps=400)) for step in range(400)]
     assert smooth[200] == pytest.approx(0.5) and len(set(smooth)) == 400
+
+
+def test_the_learning_rate_of_timms_schedule():
+    """30 epochs of 10 steps, 5 of them warm-up, against timm's own scheduler as ViFi-CLIP's code calls it."""
+    config = replace(TRAIN, warmup=5 / 30, warmup_start=0.0, cosine="whole", lr_end=0.01)
+    got = [lr_factor(step, 300, config) for step in range(301)]
+    assert got[0] == 0 and got[25] == pytest.approx(0.5) and got[49] == pytest.approx(0.98)
+    assert got[50] == pytest.approx(0.01 + 0.99 * (0.5 + math.sqrt(3) / 4)), "down from 1: a sixth of the way to cos π"
+    assert got[150] == pytest.approx(0.505) and got[300] == pytest.approx(0.01)
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = CosineLRScheduler(optimiser, t_initial=300, lr_min=0.01, warmup_lr_init=0, warmup_t=50, cycle_limit=1,
+                               t_in_epochs=False)
+    for step in range(300):
+        theirs.step_update(step)
+        assert got[step] == pytest.approx(optimiser.param_groups[0]["lr"], abs=1e-12), step
+
+
+def test_the_learning_rate_of_uniformerv2s_schedule():
+    """22 epochs of 10 steps, 5 of them warm-up: from and to 1e-6 of 4e-5, by the formula of slowfast's lr_policy."""
+    config = replace(TRAIN, warmup=5 / 22, warmup_start=0.025, lr_end=0.025)
+    for step in range(220):
+        epoch = step / 10
+        want = 1e-6 + (4e-5 - 1e-6) * epoch / 5 if epoch < 5 else (
+            1e-6 + (4e-5 - 1e-6) * (math.cos(math.pi * (epoch - 5) / 17) + 1) * 0.5)
+        assert 4e-5 * lr_factor(step, 220, config) == pytest.approx(want, rel=1e-12), step
 
 
 def test_one_step_is_adamw_on_the_mean_over_readable_clips(tmp_path):
