@@ -22,13 +22,13 @@ class QuickGELU(nn.Module):
 
 def through(x: Tensor, *modules: nn.Module) -> Tensor:
     """x through the modules, one after the other. Where several train, only x is kept for backward, which computes the rest anew:
-    what a norm and an adapter give is quickly computed and long to keep."""
+    what a norm and an adapter give is quickly computed and long to keep. A compiler decides for itself what it keeps."""
     def run(x: Tensor) -> Tensor:
         for module in modules:
             x = module(x)
         return x
 
-    if len(modules) > 1 and modules[-1].training and torch.is_grad_enabled():
+    if len(modules) > 1 and modules[-1].training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return checkpoint(run, x, use_reentrant=False)
     return run(x)
 

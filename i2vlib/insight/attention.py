@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from i2vlib.layers import wide
-from i2vlib.tower.backbone import Attention
+from i2vlib.tower.attention import Attention
 
 Query = str | tuple[int, int]  # "class", or (row, column) of a patch
 

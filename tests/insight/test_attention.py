@@ -19,7 +19,7 @@ from i2vlib.insight.attention import (
     query_token,
     rollout,
 )
-from i2vlib.tower.backbone import Attention
+from i2vlib.tower.attention import Attention
 
 TOWER = TowerConfig(24, 8, 16, 3, 4, 4.0, 0, quick_gelu=True)  # 3 x 3 patches, 3 blocks, 4 heads
 OFFSETS = (-1, 2, 0, -3)
