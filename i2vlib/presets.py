@@ -186,9 +186,9 @@ def _inti_rows(zeroi2v: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
     for tower, full_name, data in [(t, n, d) for d in ("k400", "ssv2", "ucf101", "hmdb51", "diving48")
                                    for t, n in (("b16", "ViT-B-16"), ("l14", "ViT-L-14"))]:
         behind = {"b16": 8, "l14": 16}[tower] if data == "ssv2" else 4
-        naive = ModelConfig(TOWERS[full_name], adaptation=AdaptationConfig("full"), frames=16, classes=CLASSES[data])
-        plus = replace(naive, temporal=TemporalConfig(local=data == "ssv2", global_blocks=behind, global_dropout=0.5),
-                       drop_path={"b16": 0.2, "l14": 0.4}[tower] if data == "ssv2" else 0.0)
+        naive = ModelConfig(TOWERS[full_name], adaptation=AdaptationConfig("full"), frames=16, classes=CLASSES[data],
+                            drop_path={"b16": 0.2, "l14": 0.4}[tower] if data == "ssv2" else 0.0)
+        plus = replace(naive, temporal=TemporalConfig(local=data == "ssv2", global_blocks=behind, global_dropout=0.5))
         rows[f"naive-{tower}-16f-{data}"], rows[f"uniformerv2-{tower}-16f-{data}"] = naive, plus
         for i, sites in enumerate(SITES[tower]):
             at = "" if i == 0 else f"-{sites[0]}-{sites[1]}"

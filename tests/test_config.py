@@ -67,7 +67,8 @@ def test_what_the_released_code_says_line_by_line():
     assert {row.head_std for name, row in PRESETS.items() if "-mini-" in name} == {0.02}
     for name, drop in (("uniformerv2-b16-16f-ssv2", 0.2), ("inti+-l14-16f-ssv2", 0.4), ("inti+-b16-16f-k400", 0.0)):
         assert (PRESETS[name].drop_path, PRESETS[name].temporal.global_dropout) == (drop, 0.5)
-    assert PRESETS["naive-b16-16f-ssv2"].drop_path == PRESETS["zeroi2v-b16-8f-ssv2"].drop_path == 0.0
+    assert PRESETS["naive-b16-16f-ssv2"].drop_path == 0.2 and PRESETS["inti-l14-16f-ssv2"].drop_path == 0.4, "the tower's own"
+    assert PRESETS["naive-b16-16f-k400"].drop_path == PRESETS["zeroi2v-b16-8f-ssv2"].drop_path == 0.0
 
 
 @pytest.mark.parametrize("preset, protocol", [
