@@ -93,6 +93,7 @@ class TemporalConfig(Config):
     def check(self) -> None:
         self.need(self.global_blocks >= 0, "global_blocks", "0 or more")
         self.need(0 <= self.global_dropout < 1, "global_dropout", "from 0 to below 1")
+        self.need(self.global_blocks > 0 or not self.global_dropout, "global_dropout", "0 without global_blocks")
         self.need(self.shift in ("none", *SHIFTS), "shift", ", ".join(("none", *SHIFTS)))
         self.need(self.shift == "none" or not any(self.offsets), "shift", "none with offsets: heads or a shift read other frames")
         self.need(any(self.offsets) or not self.queries, "queries", "false without an offset other than 0: no head moves")

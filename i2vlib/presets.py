@@ -212,7 +212,7 @@ def _protocols() -> dict[str, Protocol]:
     rows = {}
     paper = TrainConfig(epochs=40, batch_size=64, lr=3e-4, warmup=2.5 / 40, cosine="times", decay_biases=True)
     strong = {"rand_augment": (4, 7)}
-    for frames, stride in ((8, 16), (16, 8), (32, 4)):  # 16x8: [ours], the same span of 128 frames
+    for frames, stride in ((8, 16), (16, 8), (32, 4)):  # each spans 128 frames, as released
         clip = ClipConfig(frames, "dense", stride, test_clips=3, **strong)
         rows[f"k400-{frames}f"] = Protocol(clip, paper)
         clip = ClipConfig(frames, "uniform", flip_pairs=SSV2_FLIPS, augment_last=True, erasing=0.25, test_crops=3, **strong)

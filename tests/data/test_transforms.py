@@ -89,6 +89,28 @@ def test_flip_keeps_labels_of_clips_that_are_not_flipped():
     assert 8 < sum(flipped) < 32
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_rand_augment_sees_the_whole_frame_or_with_augment_last_the_flipped_crop(last):
+    config = ClipConfig(frames=3, size=48, short_side=64, test_short_side=48, flip=1.0, rand_augment=(4, 7),
+                        augment_last=last, **PLAIN)
+    transform, seen = train_transform(config), []
+    transform.augment = lambda video: seen.append(video) or 255 - video
+    video, _ = transform(coordinates(64, 96), 0)
+    assert [tuple(v.shape) for v in seen] == [(3, 3, 48, 48) if last else (3, 3, 64, 96)]
+    columns = seen[0][0, 1, 0].int().diff()
+    assert (columns <= 0).all() and columns.min() < 0 if last else (columns == 1).all(), "mirrored, or not yet"
+    assert torch.allclose(video[:, 2], torch.ones(())), "and it is what the model sees: blue was 0"
+
+
+def test_what_is_erased_is_grey_before_it_is_normalised():
+    """With CLIP's scaling 128 is (0.076, 0.169, 0.341), by hand; the mean would be 0 and black below -1."""
+    config = ClipConfig(frames=2, size=32, test_short_side=32, random_crop=False, flip=0.0, erasing=1.0)
+    video, _ = train_transform(config)(torch.zeros(2, 32, 32, 3, dtype=torch.uint8), 0)
+    gone = video[:, 0] > -1
+    assert 0.01 < gone.float().mean() < 0.36 and torch.equal(gone[0], gone[1])
+    assert torch.allclose(video.transpose(0, 1)[:, gone], torch.tensor([[0.0764], [0.1690], [0.3407]]), atol=1e-4)
+
+
 def painted(colour: tuple[int, int, int], times: int = 60, **strong) -> torch.Tensor:
     """(times,3): what a transform makes of a clip of one colour, 0 to 255; its frames and pixels stay alike."""
     transform = train_transform(ClipConfig(frames=2, size=8, test_short_side=8, random_crop=False, flip=0.0, **PLAIN, **strong))
