@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from i2vlib.adaptation.linear import with_float64
 from i2vlib.config import AdaptationConfig
 
 
@@ -33,7 +34,7 @@ class LoRA(nn.Module):
 
     def difference(self) -> tuple[Tensor, Tensor | None]:
         """(ΔW, None), float64: no bias changes."""
-        return self.scale * self.B.detach().double() @ self.A.detach().double(), None
+        return self.scale * with_float64(self.B).double() @ with_float64(self.A).double(), None
 
 
 class HeadRows(nn.Module):
@@ -46,11 +47,12 @@ class HeadRows(nn.Module):
         self.register_buffer("rows", torch.tensor(rows), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x).index_copy(-1, self.rows, F.linear(x, self.weight, self.bias))
+        given = F.linear(x, self.weight, self.bias)
+        return given.new_zeros(*x.shape).index_copy(-1, self.rows, given)
 
     def difference(self) -> tuple[Tensor, Tensor]:
         """(ΔW (D, D), Δb (D,)), float64."""
-        weight, bias = self.weight.detach().double(), self.bias.detach().double()
+        weight, bias = with_float64(self.weight).double(), with_float64(self.bias).double()
         width, rows = weight.shape[1], self.rows.to(weight.device)
         return weight.new_zeros(width, width).index_copy(0, rows, weight), bias.new_zeros(width).index_copy(0, rows, bias)
 
@@ -68,7 +70,7 @@ class HeadColumns(nn.Module):
 
     def difference(self) -> tuple[Tensor, None]:
         """(ΔW (D, D), None), float64."""
-        weight = self.weight.detach().double()
+        weight = with_float64(self.weight).double()
         return weight.new_zeros(len(weight), len(weight)).index_copy(1, self.columns.to(weight.device), weight), None
 
 

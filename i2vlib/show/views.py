@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from i2vlib.adaptation.linear import LinearAdapter
+from i2vlib.adaptation import LinearAdapter, LoRA
 from i2vlib.compression.weights import cascade, fuse_frames, interpolation_weights
 from i2vlib.config import TowerConfig
 from i2vlib.insight.attention import frame_read, query_token
@@ -233,13 +233,13 @@ def scale_view(model: nn.Module, clip: Tensor, class_names: Sequence[str] = (), 
     """A dial from the tower without its adapters (s = 0) to the trained s, and half as far beyond: the logits on the way.
 
     clip (T,3,S,S) float. Value: share, what s is multiplied by, 0 to 1.5. Only s is turned: the head, ln_post and the temporal
-    embedding stay as trained. All 16 points are computed at the start. Raises ValueError for a model without adapters (a merged
-    one has none left).
+    embedding stay as trained. All 16 points are computed at the start. Raises ValueError for a model without adapters that have
+    an s (a merged one has none left).
     """
     model, video, names = _still(model), clip_for(model, clip), _names(model, class_names)
-    adapters = [module for module in model.modules() if isinstance(module, LinearAdapter)]
+    adapters = [module for module in model.modules() if isinstance(module, (LinearAdapter, LoRA))]
     if not adapters:
-        raise ValueError("this model has no adapters: allowed is one with linear or GELU adapters that are not merged")
+        raise ValueError("this model has no adapters with an s: allowed is one with linear, GELU or LoRA adapters, not merged")
     points, trained = 16, [a.scale for a in adapters]
     shares = [i / 10 for i in range(points)]
     rows = []

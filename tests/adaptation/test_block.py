@@ -190,6 +190,17 @@ def test_one_graph_serves_any_batch(adaptation):
     close(graph(video), net(video), 1e-6)
 
 
+@pytest.mark.parametrize("adaptation", EVERY, ids=name)
+def test_mixed_precision_gives_the_gradients_of_full_precision(adaptation):
+    net, grads = model(adaptation).float(), []
+    for enabled in (False, True):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            net(clip().float()).square().sum().backward()
+        grads.append(torch.cat([p.grad.flatten() for k, p in net.named_parameters() if ".adapters." in k and p.grad is not None]))
+    assert nn.functional.cosine_similarity(*grads, dim=0) > 0.99
+
+
 # ---- ZeroI2V's Table 3: tunable parameters, millions, and what the paper prints ----
 
 TABLE_3 = [

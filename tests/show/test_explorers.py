@@ -304,13 +304,16 @@ def test_the_receptive_field_is_what_gradients_find(motion, clip):
     assert receptive_field((-2,), 4, 1, 1) == [{1}, {1}], "outside of the clip a head reads its own frame"
 
 
-def test_the_scale_goes_from_the_bare_tower_to_beyond_the_trained(motion, clip, drawn):
-    explorer = explore_scale(motion, clip, NAMES)
+@pytest.mark.parametrize("kind", ["linear", "lora"])
+def test_the_scale_goes_from_the_bare_tower_to_beyond_the_trained(kind, clip, drawn):
+    adaptation = i2v.AdaptationConfig(kind, i2v.SIX_ADAPTERS, scale=1.0)
+    model = made("zeroi2v-mini-motion", adaptation=adaptation)
+    explorer = explore_scale(model, clip, NAMES)
     with torch.no_grad():
-        trained = motion(clip[None])[0].tolist()
+        trained = model(clip[None])[0].tolist()
     for share in (0.0, 0.7, 1.5):
         explorer.set(share=share)
-        scaled = made("zeroi2v-mini-motion", adaptation=replace(motion.config.adaptation, scale=share))
+        scaled = made("zeroi2v-mini-motion", adaptation=replace(adaptation, scale=share))
         with torch.no_grad():
             logits = scaled(clip[None])[0]
         assert explorer.text.value == f"<code>s {share:.4f}: {NAMES[int(logits.argmax())]} {float(logits.max()):.4f}</code>"
@@ -360,7 +363,7 @@ def test_models_and_clips_that_do_not_fit_are_refused(motion, inti, clip):
         explore_interpolation(motion, clip)
     with pytest.raises(ValueError, match="inti compression.*allowed is one without compression"):
         explore_offsets(inti, clip)
-    with pytest.raises(ValueError, match="no adapters: allowed is one"):
+    with pytest.raises(ValueError, match="no adapters with an s: allowed is one"):
         explore_scale(i2v.merge(motion), clip)
     with pytest.raises(ValueError, match="2 class names: allowed is one a class, 6, or none"):
         explore_scale(motion, clip, ("a", "b"))
