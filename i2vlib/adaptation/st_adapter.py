@@ -13,8 +13,8 @@ class STAdapter(nn.Module):
     """A(x) = x + U·conv(D_ x + b_d) + b_u on the patches; class token and registers pass (ZeroI2V Table 3).
 
     x (B·T, N, D) and the T of this call -> the same shape. conv: one kernel a channel over three frames, zeros beyond the clip's
-    ends; no activation. conv and all biases start at zero: the identity. patches: of a frame. Raises ValueError where the batch
-    is not whole clips.
+    ends; no activation. conv and all biases start at zero: the identity. patches: of a frame. In the released checkpoints fc1 is
+    `down`, fc2 `up`, and conv.weight has one more dimension of size 1. Raises ValueError where the batch is not whole clips.
     """
 
     def __init__(self, width: int, patches: int, config: AdaptationConfig):
