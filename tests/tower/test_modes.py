@@ -20,7 +20,7 @@ from i2vlib.config import (
 )
 from i2vlib.layers import QuickGELU
 from i2vlib.measure import kept_for_backward
-from i2vlib.tower import backbone
+from i2vlib.tower import attention, backbone
 from i2vlib.tower.classifier import build_model
 from i2vlib.tower.modes import recomputing
 
@@ -70,7 +70,8 @@ def as_the_equations_read(x: Tensor, *modules: nn.Module) -> Tensor:
 def straightforward(monkeypatch):
     """A call that puts the straightforward forms in place."""
     def put() -> None:
-        monkeypatch.setattr(backbone, "through", as_the_equations_read)
+        for module in (attention, backbone):
+            monkeypatch.setattr(module, "through", as_the_equations_read)
         monkeypatch.setattr(QuickGELU, "forward", lambda self, x: x * torch.sigmoid(1.702 * x))
     return put
 

@@ -23,7 +23,7 @@ from i2vlib.layers import QuickGELU
 from i2vlib.measure import interleave, kept_for_backward, median_ratio
 from i2vlib.presets import TOWERS, tower_at
 from i2vlib.temporal.heads import stdha_offsets
-from i2vlib.tower import backbone
+from i2vlib.tower import attention, backbone
 from i2vlib.tower.classifier import build_model
 from i2vlib.tower.modes import recomputing
 
@@ -34,7 +34,10 @@ TOWER = {"ViT-B/16, 224 pixels": replace(TOWERS["ViT-B-16"], quick_gelu=True),
 @contextmanager
 def straightforward(model: nn.Module) -> Iterator[None]:
     """Each module keeps what it is given, and QuickGELU is a product of its input and a sigmoid."""
-    with patch.object(backbone, "through", lambda x, *modules: nn.Sequential(*modules)(x)), \
+    def through(x: Tensor, *modules: nn.Module) -> Tensor:
+        return nn.Sequential(*modules)(x)
+
+    with patch.object(attention, "through", through), patch.object(backbone, "through", through), \
             patch.object(QuickGELU, "forward", lambda self, x: x * torch.sigmoid(1.702 * x)):
         yield
 
