@@ -16,7 +16,8 @@ PLACES = ("qkv", "q", "k", "v", "attn_out", "mlp_in", "mlp_out")
 THREE_ADAPTERS = ("qkv", "attn_out", "mlp_in")
 FOUR_ADAPTERS = ("qkv", "attn_out", "mlp_in", "mlp_out")
 SIX_ADAPTERS = ("q", "k", "v", "attn_out", "mlp_in", "mlp_out")
-ADAPTATIONS = ("frozen", "full", "heads", "linear", "gelu", "lora", "st_adapter")
+AIM_PLACES = ("time_in", "time_out", "attn_out", "mlp")  # AIM's own: around attention over time, behind attention, beside MLP
+ADAPTATIONS = ("frozen", "full", "heads", "linear", "gelu", "lora", "st_adapter", "aim")
 
 # The contexts that InTI's weight network reads (eq. 9-12 of InTI) and the compressions that it is compared with.
 LEVELS = ("token", "cube", "frame", "global")
@@ -88,12 +89,16 @@ class TemporalConfig(Config):
     # patch: eight of nine patches read up to 4 frames away, in a circle of T
     shift: str = "none"
     folds: int = 12  # n, but with patch: a share 1/n of the channels, rounded down, reads each of the two neighbouring frames
-    global_dropout: float = 0.0  # in the global modules' MLPs, behind the activation
+    global_dropout: float = 0.0  # in the global modules' MLPs and those of EVL's decoder, behind the activation
+    # UniFormerV2's patch stem: every second frame with the one before and after it, so T/2 frames are in the tower
+    stem: bool = False
+    evl: int = 0  # layers of EVL's decoder, which read so many last blocks of a frozen tower; the head reads it alone
 
     def check(self) -> None:
         self.need(self.global_blocks >= 0, "global_blocks", "0 or more")
         self.need(0 <= self.global_dropout < 1, "global_dropout", "from 0 to below 1")
-        self.need(self.global_blocks > 0 or not self.global_dropout, "global_dropout", "0 without global_blocks")
+        self.need(self.evl >= 0, "evl", "0 or more")
+        self.need(self.global_blocks + self.evl > 0 or not self.global_dropout, "global_dropout", "0 without global_blocks")
         self.need(self.shift in ("none", *SHIFTS), "shift", ", ".join(("none", *SHIFTS)))
         self.need(self.shift == "none" or not any(self.offsets), "shift", "none with offsets: heads or a shift read other frames")
         self.need(any(self.offsets) or not self.queries, "queries", "false without an offset other than 0: no head moves")
@@ -105,12 +110,14 @@ class TemporalConfig(Config):
 class AdaptationConfig(Config):
     """What is trained besides the head."""
 
-    # frozen (linear probe) | full | heads (the weights of relocated heads) | linear (ZeroI2V eq. 11) | lora | gelu and
-    # st_adapter, which cannot be merged
+    # frozen (linear probe) | full | heads (the weights of relocated heads) | linear (ZeroI2V eq. 11) | lora | gelu,
+    # st_adapter and aim (GELU adapters and attention over time), which cannot be merged
     kind: str = "frozen"
-    places: tuple[str, ...] = ()  # where adapters stand, names from PLACES; LoRA stands beside the weight of that place
+    # where adapters stand, names from PLACES, with aim from AIM_PLACES; LoRA stands beside the weight of that place
+    places: tuple[str, ...] = ()
     ratio: float = 0.25  # bottleneck width r*D, LoRA's rank; .25 is the best of the paper's Table 2(d)
-    scale: float = 0.5  # s: 0.5 for K400/UCF101/HMDB51, 1 for SSv2 in the released settings; LoRA's α/ρ; ST-Adapter has none
+    # s: 0.5 for K400/UCF101/HMDB51, 1 for SSv2 in the released settings; LoRA's α/ρ; AIM has it at mlp alone, ST-Adapter nowhere
+    scale: float = 0.5
     dropout: float = 0.1  # on the bottleneck, on LoRA's input; in training only; ST-Adapter has none
 
     @property
@@ -121,18 +128,20 @@ class AdaptationConfig(Config):
     @property
     def merges(self) -> bool:
         """Whether what it adds can go into the tower's weights."""
-        return self.kind not in ("gelu", "st_adapter")
+        return self.kind not in ("gelu", "st_adapter", "aim")
 
     def check(self) -> None:
         self.need(self.kind in ADAPTATIONS, "kind", ", ".join(ADAPTATIONS))
         adapts = self.adds and self.kind != "heads"
-        allowed = {"lora": SIX_ADAPTERS, "st_adapter": FOUR_ADAPTERS}.get(self.kind, PLACES)
+        allowed = {"lora": SIX_ADAPTERS, "st_adapter": FOUR_ADAPTERS, "aim": AIM_PLACES}.get(self.kind, PLACES)
         self.need(bool(self.places) == adapts, "places",
                   f"one or more of {', '.join(allowed)}" if adapts else f"empty with kind {self.kind!r}")
         self.need(set(self.places) <= set(allowed) and len(set(self.places)) == len(self.places), "places",
                   f"distinct names out of {', '.join(allowed)} with kind {self.kind!r}")
         self.need(not ("qkv" in self.places and {"q", "k", "v"} & set(self.places)), "places",
                   "either the shared 'qkv' or separate 'q', 'k', 'v'")
+        self.need("time_in" not in self.places or "time_out" in self.places, "places",
+                  "'time_in' with 'time_out', without which there is no attention over time")
         self.need(0 < self.ratio <= 1, "ratio", "above 0, at most 1")
         self.need(0 <= self.dropout < 1, "dropout", "from 0 to below 1")
 
@@ -192,21 +201,23 @@ class ModelConfig(Config):
         self.need(0 <= self.head_dropout < 1, "head_dropout", "from 0 to below 1")
         self.need(self.head_std > 0, "head_std", "more than 0")
         self.need(0 <= self.drop_path < 1, "drop_path", "from 0 to below 1")
-        offsets, heads = self.temporal.offsets, self.tower.heads
+        offsets, heads, frames = self.temporal.offsets, self.tower.heads, self.frames_at(0)
         if offsets and len(offsets) != heads:
             raise ConfigError(f"ModelConfig.temporal.offsets has {len(offsets)} entries: allowed is one a head, {heads}")
         for i, offset in enumerate(offsets):
-            if abs(offset) >= self.frames:
-                raise ConfigError(f"ModelConfig.temporal.offsets[{i}] = {offset}: with {self.frames} frames allowed is "
-                                  f"{1 - self.frames} to {self.frames - 1}; beyond that the head reads no other frame")
+            if abs(offset) >= frames:
+                raise ConfigError(f"ModelConfig.temporal.offsets[{i}] = {offset}: with {frames} frames allowed is "
+                                  f"{1 - frames} to {frames - 1}; beyond that the head reads no other frame")
         if self.adaptation.kind == "heads" and not any(offsets):
             raise ConfigError("ModelConfig.adaptation.kind = 'heads' trains relocated heads: temporal.offsets has none but 0")
         self._check_shift()
         adapted = self.tower.layers - self.lower
-        if self.temporal.global_blocks > adapted:
-            raise ConfigError(f"ModelConfig.temporal.global_blocks = {self.temporal.global_blocks}: allowed is up to the "
-                              f"{adapted} blocks that are adapted")
+        for name, count in (("global_blocks", self.temporal.global_blocks), ("evl", self.temporal.evl)):
+            if count > adapted:
+                raise ConfigError(f"ModelConfig.temporal.{name} = {count}: allowed is up to the {adapted} blocks that are "
+                                  "adapted")
         self._check_compression()
+        self._check_rivals()
 
     def _check_shift(self) -> None:
         tower, temporal = self.tower, self.temporal
@@ -217,7 +228,7 @@ class ModelConfig(Config):
                               f"{channels}")
 
     def _check_compression(self) -> None:
-        compression, frames = self.compression, self.frames
+        compression, frames = self.compression, self.frames_at(0)
         for site in compression.after:
             if site > self.tower.layers:
                 raise ConfigError(f"ModelConfig.compression.after has {site}: the tower has {self.tower.layers} blocks")
@@ -226,8 +237,9 @@ class ModelConfig(Config):
                                   f"stay as they are with upper = {self.upper}")
             if compression.kind in HALVING:
                 if frames % 2:
+                    multiple = 2 ** (len(compression.after) + self.temporal.stem)
                     raise ConfigError(f"ModelConfig.compression.after: {frames} frame(s) arrive after block {site}: allowed is "
-                                      f"an even number, so frames a multiple of {2 ** len(compression.after)}")
+                                      f"an even number, so frames a multiple of {multiple}")
                 frames //= 2
         if compression.kind in DROPPING and self.tower.registers:
             raise ConfigError(f"ModelConfig.compression.kind = {compression.kind!r} with {self.tower.registers} register(s): it "
@@ -235,13 +247,27 @@ class ModelConfig(Config):
         temporal = self.temporal
         mixing = {"temporal.local": temporal.local, "temporal.queries": temporal.queries,
                   "temporal.shift": temporal.shift.startswith(("channel", "patch")),
-                  "adaptation.kind = 'st_adapter'": self.adaptation.kind == "st_adapter"}
+                  f"adaptation.kind = {self.adaptation.kind!r}": self.adaptation.kind in ("st_adapter", "aim")}
         if compression.kind in DROPPING and any(mixing.values()):
             name = next(name for name, there in mixing.items() if there)
             raise ConfigError(f"ModelConfig.{name} with compression {compression.kind!r}: it reads one place in several "
                               "frames, and the tokens no longer have one place")
         if self.tokens_at(self.tower.layers) < 2:
             raise ConfigError(f"ModelConfig.compression.remove = {compression.remove}: {self.tower.tokens} tokens do not last")
+
+    def _check_rivals(self) -> None:
+        temporal, adaptation = self.temporal, self.adaptation
+        if temporal.stem and (self.frames % 2 or self.upper):
+            raise ConfigError(f"ModelConfig.temporal.stem with frames = {self.frames}, upper = {self.upper}: allowed is an even "
+                              "number of frames, of which every second is in the tower, and upper 0: no block below it is kept")
+        if adaptation.kind == "aim" and (temporal.local or temporal.shift == "class_token"):
+            raise ConfigError(f"ModelConfig.temporal.{'local' if temporal.local else 'shift'} with adaptation 'aim': it stands "
+                              "before each sublayer, and AIM's block has three")
+        own = (temporal.local, temporal.global_blocks, any(temporal.offsets), temporal.shift != "none", temporal.embedding,
+               temporal.stem, adaptation.kind != "frozen", self.compression.kind != "none", self.drop_path)
+        if temporal.evl and any(own):
+            raise ConfigError(f"ModelConfig.temporal.evl = {temporal.evl} reads an image tower that stays as it is: allowed is "
+                              "adaptation 'frozen' and no other temporal field, compression or drop_path")
 
     @property
     def lower(self) -> int:
@@ -251,7 +277,7 @@ class ModelConfig(Config):
     def frames_at(self, block: int) -> int:
         """T where so many blocks have run, behind a site that may be there."""
         halved = sum(site <= block for site in self.compression.after) if self.compression.kind in HALVING else 0
-        return self.frames // 2**halved
+        return self.frames // 2 ** (halved + self.temporal.stem)
 
     def tokens_at(self, block: int) -> int:
         """N where so many blocks have run, behind a site that may be there."""

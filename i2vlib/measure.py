@@ -25,6 +25,8 @@ from i2vlib.adaptation.block import adapter_multiply_adds
 from i2vlib.compression.tokens import sta_multiply_adds, tome_multiply_adds
 from i2vlib.config import DROPPING, AdaptationConfig, ModelConfig, TemporalConfig
 from i2vlib.presets import PRESETS
+from i2vlib.temporal.aim import over_time_multiply_adds
+from i2vlib.temporal.evl import evl_multiply_adds
 from i2vlib.temporal.uniformerv2 import global_multiply_adds, local_multiply_adds
 from i2vlib.tower.classifier import VideoClassifier, build_model, merge
 from i2vlib.tower.wrappers import bare_copy
@@ -77,7 +79,7 @@ def multiply_adds(config: ModelConfig, everywhere: bool = False) -> int:
     """
     tower, compression, temporal = config.tower, config.compression, config.temporal
     D, hidden = tower.width, int(tower.width * tower.mlp_ratio)
-    total = config.frames * tower.grid**2 * 3 * tower.patch_size**2 * D + D * config.classes
+    total = config.frames_at(0) * tower.grid**2 * (9 if temporal.stem else 3) * tower.patch_size**2 * D + D * config.classes
     for block in range(1, tower.layers + 1):
         T, N = config.frames_at(block - 1), config.tokens_at(block - 1)
         left = config.tokens_at(block) if compression.kind == "tome" else N  # ToMe merges in front of the MLP
@@ -85,6 +87,10 @@ def multiply_adds(config: ModelConfig, everywhere: bool = False) -> int:
         total += adapter_multiply_adds(config, T, N, left) if block > config.lower else 0
         if compression.kind == "tome" and block > config.lower:
             total += T * tome_multiply_adds(N, compression.remove, D // tower.heads)
+        if "time_out" in config.adaptation.places and block > config.lower:
+            total += over_time_multiply_adds(T, N, D)
+        if block > tower.layers - temporal.evl:
+            total += evl_multiply_adds(T, N, tower.grid**2, D)
         if temporal.local and block > config.lower:
             total += 2 * local_multiply_adds(T, N - 1, D)
         if block in compression.after:

@@ -7,8 +7,10 @@ papers leave open and we chose is marked [ours].
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 from i2vlib.config import (
+    AIM_PLACES,
     FOUR_ADAPTERS,
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -114,6 +116,21 @@ def _rivals(stdha: TemporalConfig, folds: int) -> dict[str, TemporalConfig]:
     return rows | {"hr-qkv": replace(stdha, queries=True), "patch-shift": replace(stdha, offsets=(), shift="patch")}
 
 
+def _aim_and_evl() -> dict[str, ModelConfig]:
+    """AIM as released: on SSv2 one more adapter and s = 1. EVL: four layers, on SSv2 the twelve that ViT-L/14's 175 M parameters
+    are. Their protocols are ZeroI2V's [ours]."""
+    rows = {}
+    for tower, frames, data in product(("b16", "l14"), (8, 16, 32), ("k400", "ssv2")):
+        places, scale, layers = (AIM_PLACES, 1.0, 12) if data == "ssv2" else (AIM_PLACES[1:], 0.5, 4)
+        shape = TOWERS[{"b16": "ViT-B-16", "l14": "ViT-L-14"}[tower]]
+        plain = ModelConfig(shape, frames=frames, classes=CLASSES[data], head_std=0.01)
+        rows[f"aim-{tower}-{frames}f-{data}"] = replace(
+            plain, temporal=TemporalConfig((), True), adaptation=AdaptationConfig("aim", places, scale=scale, dropout=0.0),
+            drop_path=0.2)
+        rows[f"evl-{tower}-{frames}f-{data}"] = replace(plain, temporal=TemporalConfig(evl=layers, global_dropout=0.5))
+    return rows
+
+
 def _miniature() -> dict[str, ModelConfig]:
     """The same strategies on the shipped tower and the embedded tasks."""
     rows = {}
@@ -128,6 +145,9 @@ def _miniature() -> dict[str, ModelConfig]:
         # its two ways to order, one at a time: relocated heads only, temporal embedding only
         rows[f"stdha-{data}"] = replace(plain, adaptation=linear, temporal=TemporalConfig(near))
         rows[f"embedding-{data}"] = replace(plain, adaptation=linear, temporal=TemporalConfig((), True))
+        rows[f"aim-{data}"] = replace(plain, adaptation=replace(linear, kind="aim", places=AIM_PLACES[1:]),
+                                      temporal=TemporalConfig((), True))
+        rows[f"evl-{data}"] = replace(plain, temporal=TemporalConfig(evl=2))  # of four blocks
         for name, temporal in _rivals(TemporalConfig(near), folds=8).items():  # heads are 8 wide: two channels of them move, or
             rows[f"{name}-{data}"] = replace(plain, adaptation=linear, temporal=temporal)  # 1/4, as two of STDHA's eight heads
     rows["stdha-far-mini-blink"] = replace(rows["stdha-mini-blink"], temporal=TemporalConfig(far))
@@ -177,10 +197,11 @@ def _compressed(sites: tuple[int, ...], merged: int, dropped: int, layers: int) 
 def _inti_rows(zeroi2v: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
     """InTI's rows: 16 frames, all weights trained. "+" is UniFormerV2's modules over time, as in InTI+.
 
-    K400: global modules behind the last 4 blocks. SSv2: local ones too, global ones behind 8 (B) or 16 (L), without the stem that
-    sees three frames. The other data sets as K400 [ours]. Comparison and ablation rows are those of its Tables 2 and 5, all with
-    UniFormerV2's modules; r of ToMe and STA is the one whose count comes nearest to the paper's. The paper's ConvPooling has
-    127 M parameters and 184 GFLOPs where ours has 116.9 and 177: it does not say what its "set of stride 3D convolutions" is.
+    K400: global modules behind the last 4 blocks. SSv2: local ones too, global ones behind 8 (B) or 16 (L), and the stem: 32
+    frames are read, and 16 are in the tower, as in the paper's 371 and 234 GFLOPs. The other data sets as K400 [ours]. Comparison
+    and ablation rows are those of its Tables 2 and 5, all with UniFormerV2's modules; r of ToMe and STA is the one whose count
+    comes nearest to the paper's. The paper's ConvPooling has 127 M parameters and 184 GFLOPs where ours has 116.9 and 177: it
+    does not say what its "set of stride 3D convolutions" is.
     """
     rows = {}
     for tower, full_name, data in [(t, n, d) for d in ("k400", "ssv2", "ucf101", "hmdb51", "diving48")
@@ -188,7 +209,8 @@ def _inti_rows(zeroi2v: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
         behind = {"b16": 8, "l14": 16}[tower] if data == "ssv2" else 4
         naive = ModelConfig(TOWERS[full_name], adaptation=AdaptationConfig("full"), frames=16, classes=CLASSES[data],
                             drop_path={"b16": 0.2, "l14": 0.4}[tower] if data == "ssv2" else 0.0)
-        plus = replace(naive, temporal=TemporalConfig(local=data == "ssv2", global_blocks=behind, global_dropout=0.5))
+        over_time = TemporalConfig(local=data == "ssv2", global_blocks=behind, global_dropout=0.5, stem=data == "ssv2")
+        plus = replace(naive, temporal=over_time, frames=32 if over_time.stem else 16)
         rows[f"naive-{tower}-16f-{data}"], rows[f"uniformerv2-{tower}-16f-{data}"] = naive, plus
         for i, sites in enumerate(SITES[tower]):
             at = "" if i == 0 else f"-{sites[0]}-{sites[1]}"
@@ -205,7 +227,7 @@ def _inti_rows(zeroi2v: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
 
 
 _ZEROI2V = _rows()
-PRESETS: dict[str, ModelConfig] = _ZEROI2V | _inti_rows(_ZEROI2V) | _miniature()
+PRESETS: dict[str, ModelConfig] = _ZEROI2V | _aim_and_evl() | _inti_rows(_ZEROI2V) | _miniature()
 
 
 def _protocols() -> dict[str, Protocol]:
@@ -254,7 +276,7 @@ def _inti_protocols() -> dict[str, Protocol]:
     least = 1e-6 / 4e-5  # the line begins and the cosine ends at 1e-6
     train = TrainConfig(epochs=22, batch_size=64, repeats=2, lr=4e-5, weight_decay=0.05, warmup=5 / 22, warmup_start=least,
                         lr_end=least, clip_norm=20.0)
-    return rows | {"ssv2-inti": Protocol(clip, train)}
+    return rows | {"ssv2-inti": Protocol(clip, train), "ssv2-inti-stem": Protocol(replace(clip, frames=32), train)}
 
 
 PROTOCOLS: dict[str, Protocol] = _protocols()
@@ -263,7 +285,8 @@ PROTOCOLS: dict[str, Protocol] = _protocols()
 def protocol_for(preset: str) -> str:
     """The protocol that a preset implies: zeroi2v-b16-8f-k400 -> k400-8f, zeroi2v-l14-8f-k400 -> k400-l14-8f.
 
-    Where all weights of a tower are trained on 16 frames it is InTI's, for all towers: inti-l14-16f-k400 -> k400-inti.
+    Where all weights of a tower are trained on 16 frames it is InTI's, for all towers: inti-l14-16f-k400 -> k400-inti; with
+    UniFormerV2's stem, which makes 16 of 32: inti+-b16-16f-ssv2 -> ssv2-inti-stem.
     Raises KeyError for an unknown preset.
     """
     if preset not in PRESETS:
@@ -271,6 +294,6 @@ def protocol_for(preset: str) -> str:
     data = next(name for name in CLASSES if preset.endswith(name))
     if data.startswith("mini-"):
         return data
-    if PRESETS[preset].adaptation.kind == "full" and PRESETS[preset].frames == 16:
-        return f"{data}-inti"
+    if PRESETS[preset].adaptation.kind == "full" and PRESETS[preset].frames_at(0) == 16:
+        return f"{data}-inti{'-stem' if PRESETS[preset].temporal.stem else ''}"
     return f"{data}{'-l14' if '-l14-' in preset else ''}-{PRESETS[preset].frames}f"

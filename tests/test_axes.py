@@ -103,8 +103,8 @@ def test_a_fresh_compression_is_the_mean_of_pairs_wherever_it_stands(kind):
 def test_each_block_is_told_its_own_number_of_frames(monkeypatch):
     seen = []
     forward = Block.forward
-    monkeypatch.setattr(Block, "forward", lambda self, x, frames, merging=None: seen.append((len(x), frames)) or
-                        forward(self, x, frames, merging))
+    monkeypatch.setattr(Block, "forward", lambda self, x, frames, *more: seen.append((len(x), frames)) or
+                        forward(self, x, frames, *more))
     net = model(config("inti", replace(STDHA, embedding=False), frames=12))
     net(video(2, 12))
     assert seen == [(24, 12), (12, 6), (12, 6), (6, 3)]

@@ -73,7 +73,9 @@ def test_what_the_released_code_says_line_by_line():
 
 @pytest.mark.parametrize("preset, protocol", [
     ("inti-b16-16f-k400", "k400-inti"), ("inti+-3-5-b16-16f-k400", "k400-inti"), ("tome+-b16-16f-k400", "k400-inti"),
-    ("naive-l14-16f-ssv2", "ssv2-inti"), ("uniformerv2-b16-16f-ucf101", "ucf101-inti"), ("inti-l14-16f-hmdb51", "hmdb51-inti"),
+    ("naive-l14-16f-ssv2", "ssv2-inti"), ("inti+-7-9-b16-16f-ssv2", "ssv2-inti-stem"),
+    ("aim-l14-8f-k400", "k400-l14-8f"), ("evl-b16-16f-ssv2", "ssv2-16f"),
+    ("uniformerv2-b16-16f-ucf101", "ucf101-inti"), ("inti-l14-16f-hmdb51", "hmdb51-inti"),
     ("inti+-b16-16f-diving48", "diving48-inti"),
     ("zeroi2v-inti-b16-16f-k400", "k400-16f"), ("zeroi2v-l14-16f-ssv2", "ssv2-l14-16f"),  # adapters
     ("full-b16-8f-k400", "k400-8f"), ("probe-b16-8f-ssv2", "ssv2-8f"),  # 8 frames
@@ -213,5 +215,7 @@ def test_a_configuration_of_ones_own_is_checked_like_the_rest():
 
 def test_a_checkpoint_of_before_compression_still_reads():
     data = PRESETS["zeroi2v-mini-motion"].to_dict()
-    del data["compression"], data["temporal"]["local"], data["temporal"]["global_blocks"]
+    del data["compression"]
+    for name in ("local", "global_blocks", "stem", "evl"):
+        del data["temporal"][name]
     assert ModelConfig.from_dict(data) == PRESETS["zeroi2v-mini-motion"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from i2vlib.adaptation.aim import aim_adapter
 from i2vlib.adaptation.beside import HeadColumns, HeadRows, LoRA, head_channels
 from i2vlib.adaptation.linear import GELUAdapter, LinearAdapter, merge_before, merge_behind, with_float64
 from i2vlib.adaptation.st_adapter import STAdapter, st_multiply_adds
@@ -28,6 +29,8 @@ def make_adapters(config: ModelConfig) -> nn.ModuleDict:
             return LoRA(inputs, outputs, max(1, int(width * adaptation.ratio)), adaptation)
         if adaptation.kind == "st_adapter":
             return STAdapter(width, tower.grid**2, adaptation)
+        if adaptation.kind == "aim":
+            return aim_adapter(place, width, adaptation)
         return {"linear": LinearAdapter, "gelu": GELUAdapter}[adaptation.kind](width, adaptation)
 
     return nn.ModuleDict({place: adapter(place) for place in adaptation.places})
@@ -89,15 +92,16 @@ def _fold(state: dict[str, Tensor], prefix: str, place: str, adapter: nn.Module)
     if isinstance(adapter, STAdapter):
         raise ValueError("an ST-Adapter cannot be merged: it reads other frames; train with kind='linear' for a model that "
                          "merges")
+    change = adapter.difference() if isinstance(adapter, BESIDE) else adapter.affine()
     layer, third = LAYERS[place]
     weight, bias = f"{prefix}.{layer}weight", f"{prefix}.{layer}bias"
     W, b = state[weight].clone(), state[bias].clone()
     width = W.shape[1]
     rows = slice(None) if third is None else slice(third * width, (third + 1) * width)  # only the adapter's rows change
     if isinstance(adapter, BESIDE):
-        dW, db = adapter.difference()
+        dW, db = change
         W[rows] = (W[rows].double() + dW).to(W.dtype)
         b[rows] = b[rows] if db is None else (b[rows].double() + db).to(b.dtype)
     else:
-        W[rows], b[rows] = (merge_behind if place.endswith("_out") else merge_before)(W[rows], b[rows], *adapter.affine())
+        W[rows], b[rows] = (merge_behind if place.endswith("_out") else merge_before)(W[rows], b[rows], *change)
     state[weight], state[bias] = W, b

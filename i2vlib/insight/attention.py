@@ -79,7 +79,7 @@ def whole_numbers(numbers: Iterable[int], name: str) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def _weights(block: Attention, x: Tensor, frames: int, adapters: nn.ModuleDict, merging=None, norm=None) -> Tensor:
+def _weights(block: Attention, x: Tensor, frames: int, adapters: nn.ModuleDict, merging=None, norm=None, seen=None) -> Tensor:
     """(B·T,N,D), as the block was given it -> (B,T,h,N,N)."""
     if any(isinstance(m, nn.Dropout) and m.training and m.p > 0 for m in adapters.modules()):
         raise ValueError("the adapters of this model drop out at random: allowed is model.eval(), or a dropout of 0")

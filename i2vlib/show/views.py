@@ -167,11 +167,12 @@ def offsets_view(model: nn.Module, clip: Tensor, class_names: Sequence[str] = ()
     """Which frame each head reads, set by hand: the frames that reach the clip's prediction, and the prediction, at once.
 
     clip (T,3,S,S) float. Values: head_0, head_1, ..., an offset each, in every block, and frame, whose receptive field is drawn.
-    The offsets act on a copy of the model. Raises ValueError for a model with compression, a shift or UniFormerV2's modules:
-    frames meet there in other ways too, and the grid of layers and frames would not hold.
+    The offsets act on a copy of the model. Raises ValueError for a model with compression, a shift or modules that mix
+    frames: they meet there in other ways too, and the grid of layers and frames would not hold.
     """
     temporal = model.config.temporal
-    if (model.config.compression.kind, temporal.shift) != ("none", "none") or temporal.local or temporal.global_blocks:
+    if (model.config.compression.kind, temporal.shift) != ("none", "none") or model.config.adaptation.kind in (
+            "aim", "st_adapter") or any((temporal.local, temporal.global_blocks, temporal.stem, temporal.evl)):
         raise ValueError(f"a model with {model.config.compression.kind} compression and {temporal}: allowed is one without "
                          "compression, whose frames meet in relocated heads only")
     model, video, shown = _still(model), clip_for(model, clip), pictures(clip, model.config.tower).numpy()

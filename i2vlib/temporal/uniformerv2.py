@@ -1,4 +1,4 @@
-"""UniFormerV2's temporal modules (arXiv 2211.09552): local ones in the blocks, a global branch beside them, what they cost."""
+"""UniFormerV2's temporal modules (arXiv 2211.09552): a patch stem, local ones in the blocks, a global branch, what they cost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2vlib.layers import QuickGELU, as_clips, grid_conv
+
+
+class TemporalStem(nn.Conv2d):
+    """W_before·x[2t-1] + W_after·x[2t+1], what the neighbours of every second frame add to its patches (UniFormerV2, SSv2).
+
+    video (B, T, 3, H, W) -> (B·⌈T/2⌉, D, H/p, W/p), to be added to the image tower's own patches of frames 0, 2, 4, ...: together
+    the convolution of kernel (3, p, p), stride (2, p, p) and padding (1, 0, 0), whose middle is the image tower's. It starts at
+    zero, where the authors' inflated kernel does too. Frames outside the clip are zero. weight: (D, 3 colours before and 3 after,
+    p, p), no bias.
+    """
+
+    def __init__(self, width: int, patch: int):
+        super().__init__(6, width, patch, patch, bias=False)
+        nn.init.zeros_(self.weight)
+
+    def forward(self, video: Tensor) -> Tensor:
+        kept = (video.shape[1] + 1) // 2
+        between = F.pad(video[:, 1::2], (0, 0, 0, 0, 0, 0, 1, 1))  # frames -1, 1, 3, ...
+        return super().forward(torch.cat([between[:, :kept], between[:, 1:kept + 1]], dim=2).flatten(0, 1))
 
 
 class LocalModule(nn.Module):

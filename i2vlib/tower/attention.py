@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from i2vlib.adaptation.block import beside, in_front
 from i2vlib.compression.tokens import Merging
 from i2vlib.layers import through
+from i2vlib.temporal.aim import attend_over_time
 from i2vlib.temporal.heads import relocate_heads, shift_heads
 from i2vlib.temporal.shifts import shift_packed_channels, shift_packed_class_token, shift_patches
 
@@ -18,7 +19,7 @@ class Attention(nn.Module):
 
     x (B·T, N, D) -> the same shape; given a norm, x is what comes before it. `offsets`: one int a head, or () where all heads
     are spatial. queries, shift, folds: as in TemporalConfig; patches: patch_offsets for the patch shift. No parameter and no
-    multiply-add depends on any of them.
+    multiply-add depends on any of them. seen: a list that q and k, as they meet, are added to.
     """
 
     def __init__(self, width: int, heads: int, offsets: tuple[int, ...] = (), *, queries: bool = False, shift: str = "none",
@@ -35,12 +36,19 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, frames: int, adapters: nn.ModuleDict, merging: Merging | None = None,
-                norm: nn.Module | None = None) -> Tensor:
+                norm: nn.Module | None = None, seen: list[Tensor] | None = None) -> Tensor:
         q, k, v, bias = self.read(x, frames, adapters, merging, norm)
+        if seen is not None:
+            seen += (q, k)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)  # (B·T, N, D)
         if self.patches is not None:
             x = shift_patches(x, frames, self.patches, back=True)
         return beside(adapters, "attn_out", x, self.out_proj(x))
+
+    def over_time(self, x: Tensor, frames: int) -> Tensor:
+        """x (B·T, N, D) -> the same shape: the same weights once more, over the frames of each place (AIM)."""
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        return self.out_proj(attend_over_time(qkv, frames, self.heads))
 
     def read(self, x: Tensor, frames: int, adapters: nn.ModuleDict, merging: Merging | None = None,
              norm: nn.Module | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

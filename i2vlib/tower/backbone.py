@@ -2,8 +2,9 @@
 
 The image part has the key names and shapes of open_clip's visual tower, so that CLIP's weights load without a table of
 names and a merged model loads back into an unmodified open_clip tower. What a model adds lives under keys of its own:
-`temporal_embedding`, `adapters`, `temporal` and `compression` (ADDED). Plain ViTs of other origins are brought to the same
-form (i2vlib.tower.families): what they lack, such as ln_pre, is left out; registers lie under a key that open_clip does not have.
+`temporal_embedding`, `temporal_stem`, `adapters`, `temporal` and `compression` (ADDED). Plain ViTs of other origins are brought
+to the same form (i2vlib.tower.families): what they lack, such as ln_pre, is left out; registers lie under a key that open_clip
+does not have.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import stochastic_depth
 
@@ -21,11 +23,13 @@ from i2vlib.compression.pooling import make_site
 from i2vlib.compression.tokens import Merging
 from i2vlib.config import DROPPING, HALVING, ModelConfig
 from i2vlib.layers import QuickGELU, as_clips, through
+from i2vlib.temporal.evl import EVLDecoder
 from i2vlib.temporal.shifts import patch_offsets, shift_class_token
-from i2vlib.temporal.uniformerv2 import GlobalBranch, LocalModule
+from i2vlib.temporal.uniformerv2 import GlobalBranch, LocalModule, TemporalStem
 from i2vlib.tower.attention import Attention
 
-ADDED = frozenset(("temporal_embedding", "adapters", "temporal", "compression"))  # parts of keys that no image tower has
+# parts of keys that no image tower has
+ADDED = frozenset(("temporal_embedding", "temporal_stem", "adapters", "temporal", "compression"))
 
 
 class MLP(nn.Sequential):
@@ -58,11 +62,11 @@ class Block(nn.Module):
         self.adapters = make_adapters(config)
         self.temporal = nn.ModuleList(LocalModule(width) for _ in range(2 * temporal.local))
 
-    def forward(self, x: Tensor, frames: int, merging: Merging | None = None) -> Tensor:
+    def forward(self, x: Tensor, frames: int, merging: Merging | None = None, seen: list[Tensor] | None = None) -> Tensor:
         if self.temporal:
             x = self.dropped(x, self.temporal[0](x, frames), frames)
         x = on_stream(self.adapters, "qkv", self.shift(x, frames), frames)
-        mixed = self.attn(x, frames, self.adapters, merging, self.ln_1)
+        mixed = self.attn(x, frames, self.adapters, merging, self.ln_1, seen)
         x = self.dropped(x, x + self.behind("attn_out", mixed, frames), frames)
         if merging is not None:
             x = merging.apply(x, merging.keys)
@@ -86,35 +90,61 @@ class Block(nn.Module):
         return on_stream(self.adapters, place, through(x, *in_front(self.adapters, place)), frames)
 
 
+class AIMBlock(Block):
+    """x + T(over time(A(LN1 x))), then x + S(attention(LN1 x)), then x + MLP(LN2 x) + J(LN2 x)   (AIM, arXiv 2302.03024).
+
+    T and J are branches that are 0 at the start, A and S GELU adapters, each where `places` has it: time_out, mlp, time_in,
+    attn_out. The attention over time has the weights of the one within frames. Only T and J are dropped in drop_path.
+    """
+
+    def forward(self, x: Tensor, frames: int, merging: Merging | None = None, seen: list[Tensor] | None = None) -> Tensor:
+        adapters = self.adapters
+        if "time_out" in adapters:
+            # not by ln_1's own forward: whoever hooks onto it looks for what the attention within frames reads
+            entered = F.layer_norm(x, self.ln_1.normalized_shape, self.ln_1.weight, self.ln_1.bias, self.ln_1.eps)
+            mixed = self.attn.over_time(through(entered, *in_front(adapters, "time_in")), frames)
+            x = self.dropped(x, x + adapters["time_out"](mixed), frames)
+        x = x + self.behind("attn_out", self.attn(x, frames, adapters, merging, self.ln_1, seen), frames)
+        entered = self.ln_2(x)
+        x = x + self.mlp(entered)
+        return self.dropped(x, x + adapters["mlp"](entered), frames) if "mlp" in adapters else x
+
+
 class Transformer(nn.Module):
-    """The blocks, in order; between them the compression's sites and beside them UniFormerV2's global branch, if any."""
+    """The blocks, in order; between them the compression's sites, beside them UniFormerV2's global branch or EVL's
+    decoder, if any."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.config, tower, count = config, config.tower, config.temporal.global_blocks
+        self.config, tower, temporal = config, config.tower, config.temporal
         plain = ModelConfig(tower, frames=config.frames)  # the blocks below the first that is adapted
         drops = [config.drop_path * i / max(1, tower.layers - 1) for i in range(tower.layers)]
-        self.resblocks = nn.ModuleList(Block(config, drop) if i >= config.lower else Block(plain) for i, drop in enumerate(drops))
+        kind = AIMBlock if config.adaptation.kind == "aim" else Block
+        self.resblocks = nn.ModuleList(kind(config, drop) if i >= config.lower else Block(plain) for i, drop in enumerate(drops))
         self.compression = nn.ModuleDict({str(block): make_site(config, block) for block in config.compression.after})
         self.recompute = False  # whether blocks that train keep their input alone for backward: see tower.modes
-        has_grid = config.compression.kind not in DROPPING
-        self.temporal = GlobalBranch(tower.width, tower.heads, count, has_grid, config.temporal.global_dropout) if count else None
+        shape, self.temporal = (tower.width, tower.heads, temporal.global_blocks or temporal.evl), None
+        if temporal.global_blocks:
+            self.temporal = GlobalBranch(*shape, config.compression.kind not in DROPPING, temporal.global_dropout)
+        elif temporal.evl:
+            self.temporal = EVLDecoder(*shape, config.frames, (tower.grid,) * 2, temporal.global_dropout)
 
     def forward(self, x: Tensor, frames: int) -> tuple[Tensor, int, Tensor | None]:
-        """(B·T,N,D), the input of the first block that is adapted, -> tokens (B·T',N',D), T' and what the global branch has
-        read, (B,1,D)."""
-        compression, grid = self.config.compression, (self.config.tower.grid,) * 2
+        """(B·T,N,D), the input of the first block that is adapted, -> tokens (B·T',N',D), T' and what the global branch or
+        the decoder has read, (B,1,D)."""
+        compression, evl, grid = self.config.compression, self.config.temporal.evl, (self.config.tower.grid,) * 2
         merging = Merging(x, compression.remove) if compression.kind == "tome" and compression.remove else None
         query = self.temporal.start(x.shape[0] // frames) if self.temporal else None
-        first = len(self.resblocks) - self.config.temporal.global_blocks
-        again = self.recompute and self.training and torch.is_grad_enabled()
+        first = len(self.resblocks) - (self.config.temporal.global_blocks or evl)
+        again = self.recompute and self.training and torch.is_grad_enabled() and not evl  # which has no block that trains
         for i, block in enumerate(self.resblocks[self.config.lower:], self.config.lower):
-            x = checkpoint(block, x, frames, use_reentrant=False) if again else block(x, frames, merging)
+            seen = [] if evl and i >= first else None
+            x = checkpoint(block, x, frames, use_reentrant=False) if again else block(x, frames, merging, seen)
             if str(i + 1) in self.compression:
                 x = self.compression[str(i + 1)](x, frames)
                 frames = frames // 2 if compression.kind in HALVING else frames
             if query is not None and i >= first:
-                query = self.temporal.read(i - first, query, x, frames, grid)
+                query = self.temporal.read(i - first, query, x, frames, *(seen or (grid,)))
         return x, frames, query
 
 
@@ -141,23 +171,27 @@ class VideoViT(nn.Module):
         if tower.output_dim:
             self.proj = nn.Parameter(scale * torch.randn(tower.width, tower.output_dim))
         if config.temporal.embedding:
-            self.temporal_embedding = nn.Parameter(torch.zeros(1, config.frames, tower.width))
+            self.temporal_embedding = nn.Parameter(torch.zeros(1, config.frames_at(0), tower.width))
+        if config.temporal.stem:
+            self.temporal_stem = TemporalStem(tower.width, tower.patch_size)
 
     def forward(self, video: Tensor) -> Tensor:
         return self.ln_post(self.tokens(video)[:, :, 0])
 
     def clip_feature(self, video: Tensor) -> Tensor:
         """(B,T,3,H,W) -> (B,D): the mean over frames of ln_post of the class tokens; with a global branch ln_post of the blend
-        of what it read with the mean class token (UniFormerV2)."""
-        x, frames, query = self.transformer(self.start(video), video.shape[1])
+        of what it read with the mean class token (UniFormerV2); with EVL's decoder what that has read."""
+        x, frames, query = self.transformer(self.start(video), self.frames_in(video))
         class_tokens = x[:, 0].unflatten(0, (-1, frames))  # (B,T',D)
         if query is None:
             return self.ln_post(class_tokens).mean(1)
+        if self.config.temporal.evl:
+            return self.transformer.temporal.finish(query)
         return self.ln_post(self.transformer.temporal.blend(query, class_tokens))
 
     def tokens(self, video: Tensor) -> Tensor:
         """All tokens after the last block (B,T',N',D), before ln_post."""
-        x, frames, _ = self.transformer(self.start(video), video.shape[1])
+        x, frames, _ = self.transformer(self.start(video), self.frames_in(video))
         return x.unflatten(0, (-1, frames))
 
     def lower(self, video: Tensor) -> Tensor:
@@ -180,12 +214,19 @@ class VideoViT(nn.Module):
     def embed(self, video: Tensor) -> Tensor:
         """The input of the first block (B·T, N, D): patches, class token, positions, registers, frame places, ln_pre."""
         self.check(video)
-        x = self.conv1(video.flatten(0, 1)).flatten(2).transpose(1, 2)  # (B·T, P, D)
+        x = self.conv1(video[:, ::2 if self.config.temporal.stem else 1].flatten(0, 1))
+        if self.config.temporal.stem:
+            x = x + self.temporal_stem(video)
+        x = x.flatten(2).transpose(1, 2)  # (B·T, P, D)
         x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)  # (B·T, 1+P, D)
         x = x + self.positional_embedding.to(x.dtype)
         if self.config.tower.registers:
             x = torch.cat([x, self.registers.to(x.dtype).expand(x.shape[0], -1, -1)], dim=1)  # (B·T, N, D)
-        return self.ln_pre(x if self.config.upper else self.with_places(x, video.shape[1]))
+        return self.ln_pre(x if self.config.upper else self.with_places(x, self.frames_in(video)))
+
+    def frames_in(self, video: Tensor) -> int:
+        """T in the first block: half of the video's with UniFormerV2's stem."""
+        return (video.shape[1] + 1) // 2 if self.config.temporal.stem else video.shape[1]
 
     def with_places(self, x: Tensor, frames: int) -> Tensor:
         """x (B·T, N, D) with each frame's temporal embedding added, if the model has any."""
@@ -220,8 +261,8 @@ class VideoViT(nn.Module):
         self.check_frames(video)
 
     def check_frames(self, video: Tensor) -> None:
-        fixed = self.config.temporal.embedding or self.config.compression.kind in HALVING
-        if fixed and video.shape[1] != self.config.frames:
-            raise ValueError(f"video of {video.shape[1]} frames: this model has "
-                             f"{'a temporal embedding' if self.config.temporal.embedding else 'compression sites'} for "
-                             f"{self.config.frames}")
+        fixed = {"a temporal embedding": self.config.temporal.embedding, "an EVL decoder": self.config.temporal.evl,
+                 "compression sites": self.config.compression.kind in HALVING}
+        if any(fixed.values()) and video.shape[1] != self.config.frames:
+            has = next(name for name, there in fixed.items() if there)
+            raise ValueError(f"video of {video.shape[1]} frames: this model has {has} for {self.config.frames}")

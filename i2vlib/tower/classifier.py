@@ -93,7 +93,7 @@ def freeze(model: VideoClassifier) -> VideoClassifier:
     """
     kind = model.config.adaptation.kind
     adds = {"adapters", "temporal_embedding", "ln_post"} if model.config.adaptation.adds else set()
-    trained = {"head", "compression", "temporal"} | adds
+    trained = {"head", "compression", "temporal", "temporal_stem"} | adds
     for name, parameter in model.named_parameters():
         parts = set(name.split("."))
         parameter.requires_grad_(bool(parts & trained) or kind == "full" and not _left_out(plain_name(name), model.config))
@@ -115,7 +115,7 @@ def merge(model: VideoClassifier) -> VideoClassifier:
     What compression and modules over time add comes along unchanged, and so do offsets, shifts and the temporal embedding, which
     open_clip's tower knows nothing of: see open_clip_state. The arithmetic is float64, cast once to the weights' dtype. The
     model given, which may be compiled, stays as it is. The new one is in the same train/eval mode and its tower is frozen.
-    Raises ValueError for GELU adapters and ST-Adapters.
+    Raises ValueError for GELU adapters, AIM's and ST-Adapters.
     """
     model = unwrapped(model)
     blocks = {f"backbone.transformer.resblocks.{i}": b for i, b in enumerate(model.backbone.transformer.resblocks)}
@@ -150,6 +150,7 @@ def beyond_images(config: ModelConfig) -> list[str]:
     temporal = config.temporal
     added = {"adapters (merge first)": config.adaptation.adds, "relocated heads": any(temporal.offsets),
              f"the shift {temporal.shift!r}": temporal.shift != "none", "the temporal embedding": temporal.embedding,
-             "UniFormerV2's modules": temporal.local or temporal.global_blocks,
+             "UniFormerV2's modules": temporal.local or temporal.global_blocks or temporal.stem,
+             "EVL's decoder": temporal.evl,
              f"compression {config.compression.kind!r}": config.compression.kind != "none"}
     return [name for name, there in added.items() if there]

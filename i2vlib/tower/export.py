@@ -37,8 +37,8 @@ def export_onnx(model: VideoClassifier, path: str | Path, clip: ClipConfig | Non
     """Write the model as one ONNX file (opset 18) that a server runs with onnxruntime alone, for any batch.
 
     Input `video`, float32 (batch,T,3,H,W), T and H = W those of the config; output `logits` (batch, classes), or `features`
-    (batch, D) without a head. Eval mode. What merges is merged first, GELU adapters and ST-Adapters stay; the model given is left
-    as it was.
+    (batch, D) without a head. Eval mode. What merges is merged first, GELU adapters, AIM's and ST-Adapters stay; the model given
+    is left as it was.
     What the file says of itself lies in its metadata, each value as JSON: format, config (of what was merged), clip (or null),
     class_names, input (name, layout, dtype, shape; with a clip frames, picture, colours, values, mean, std: how a video becomes
     the one view in the middle) and output. To read it, with no line of this library:

@@ -50,9 +50,10 @@ def zeroi2v_state(model: VideoClassifier) -> dict[str, Tensor]:
     model = unwrapped(model)
     if (kind := model.config.adaptation.kind) not in ("frozen", "full", "linear"):
         raise WeightsError(f"adaptation {kind!r} has no place in the released format, whose adapters are linear")
-    if model.config.compression.kind != "none" or model.config.temporal.local or model.config.temporal.global_blocks:
-        raise WeightsError("the released format holds ZeroI2V alone: compression and UniFormerV2's modules have no place in it")
-    if model.config.temporal.shift != "none" or model.config.temporal.queries:
+    temporal = model.config.temporal
+    if model.config.compression.kind != "none" or temporal.local or temporal.global_blocks or temporal.stem or temporal.evl:
+        raise WeightsError("the released format holds ZeroI2V alone: compression and modules over time have no place in it")
+    if temporal.shift != "none" or temporal.queries:
         raise WeightsError("the released format is read with offsets of k and v: a shift or queries that move would be lost")
     state = {}
     for name, value in model.state_dict().items():

@@ -44,7 +44,7 @@ def seen(model, clip):
     calls = []
 
     def hook(module, args, output):
-        x, frames, adapters, merging, norm = args
+        x, frames, adapters, merging, norm, *_ = args
         calls.append((norm(x), frames, adapters, None if merging is None else merging.size, output))
     handles = [m.register_forward_hook(hook) for m in model.modules() if isinstance(m, Attention)]
     with torch.no_grad(), attention_weights(model) as weights:

@@ -1,14 +1,25 @@
 """UniFormerV2's local and global modules against loops written from their equations."""
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from i2vlib.temporal.uniformerv2 import GlobalBranch, GlobalModule, LocalModule, global_multiply_adds, local_multiply_adds
+import i2vlib as i2v
+from i2vlib.measure import count, multiply_adds
+from i2vlib.temporal.uniformerv2 import (
+    GlobalBranch,
+    GlobalModule,
+    LocalModule,
+    TemporalStem,
+    global_multiply_adds,
+    local_multiply_adds,
+)
 
 D, HEADS, GRID = 6, 2, (2, 3)
 N = 1 + GRID[0] * GRID[1]
@@ -224,6 +235,91 @@ def test_parameters_are_those_of_uniformerv2_b():
     assert four == 4 * one + 2 * width and eight == 8 * one + 2 * width
     assert round((tower + four + width * 400 + 400) / 1e6, 1) == 114.6  # Kinetics-400: no local module
     assert round((tower + eight + 24 * local + width * 174 + 174) / 1e6) == 162  # Something-Something v2: two a block
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5, 6])
+def test_the_stem_and_the_image_towers_patches_are_one_convolution_over_three_frames(frames):
+    stem, image = randomised(TemporalStem(D, 4)), normal(D, 3, 4, 4, seed=3)
+    video = normal(2, frames, 3, 8, 12)
+    kernel = torch.stack([stem.weight[:, :3], image, stem.weight[:, 3:]], dim=2)  # (D, 3, before | own | after, 4, 4)
+    want = F.conv3d(video.transpose(1, 2), kernel, stride=(2, 4, 4), padding=(1, 0, 0))  # (B, D, T', 2, 3)
+    got = F.conv2d(video[:, ::2].flatten(0, 1), image, stride=4) + stem(video)
+    torch.testing.assert_close(got, want.transpose(1, 2).flatten(0, 1), rtol=0, atol=1e-12)
+
+
+TOWER = i2v.TowerConfig(16, 8, 24, 2, 4, 2.0, 10, quick_gelu=True)
+STEM = i2v.ModelConfig(TOWER, i2v.TemporalConfig(stem=True), i2v.AdaptationConfig("full"), 8, 5)
+
+
+def stemmed(config=STEM, stirred=True):
+    torch.manual_seed(0)
+    net = i2v.build_model(config).double().eval()
+    if stirred:
+        with torch.no_grad():
+            net.backbone.temporal_stem.weight.normal_()
+    return net
+
+
+def test_a_fresh_stem_is_the_image_tower_on_every_second_frame():
+    net, video = stemmed(stirred=False), normal(2, 8, 3, 16, 16)
+    plain = i2v.VideoClassifier(replace(STEM, temporal=i2v.TemporalConfig(), frames=4)).double().eval()
+    plain.load_state_dict({k: v for k, v in net.state_dict().items() if "temporal_stem" not in k})
+    torch.testing.assert_close(net.backbone.tokens(video), plain.backbone.tokens(video[:, ::2]), rtol=0, atol=1e-12)
+    assert set(net.backbone.image_state()) == set(plain.backbone.image_state())
+    with torch.no_grad():
+        net.backbone.temporal_stem.weight.normal_()
+    assert not torch.allclose(net(video), plain(video[:, ::2])), "the negative control"
+    image = plain.backbone.embed_images(video[:, 0])
+    torch.testing.assert_close(net.backbone.embed_images(video[:, 0]), image, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("more", [
+    {}, {"temporal": i2v.TemporalConfig((-1, 1, 3, 0), embedding=True, stem=True)}, {"tower": replace(TOWER, registers=2)},
+    {"compression": i2v.CompressionConfig("inti", (1, 2))}, {"compression": i2v.CompressionConfig("tome", remove=1)},
+    {"temporal": i2v.TemporalConfig(local=True, global_blocks=1, stem=True)},
+    {"adaptation": i2v.AdaptationConfig("linear", i2v.FOUR_ADAPTERS)}, {"adaptation": i2v.AdaptationConfig()}])
+def test_behind_the_stem_half_of_the_frames_are_left(more, tmp_path):
+    net = stemmed(replace(STEM, **more)).float()
+    video, left = torch.randn(2, 8, 3, 16, 16), 1 if "compression" in more and "inti" in more["compression"].kind else 4
+    assert net.frame_features(video).shape == (2, left, 24) and net(video).shape == (2, 5)
+    assert count(net, 8, 16).multiply_adds == multiply_adds(net.config)
+    assert net.backbone.temporal_stem.weight.requires_grad
+    i2v.save_checkpoint(net, tmp_path / "m.safetensors")
+    again = i2v.load_checkpoint(tmp_path / "m.safetensors").eval()
+    assert again.config == net.config and torch.equal(again(video), net(video))
+    if net.config.adaptation.kind == "linear":
+        torch.testing.assert_close(i2v.merge(net)(video), net(video), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="UniFormerV2's modules"):
+        i2v.open_clip_state(i2v.merge(net))
+
+
+@pytest.mark.parametrize("change, says", [
+    ({"frames": 7}, "temporal.stem with frames = 7"), ({"upper": 1}, "temporal.stem with .* upper = 1"),
+    ({"compression": i2v.CompressionConfig("mean", (1, 2)), "frames": 4}, "frames a multiple of 8"),
+    ({"temporal": i2v.TemporalConfig((-4, 0, 0, 0), stem=True)}, "with 4 frames allowed is -3 to 3")])
+def test_what_does_not_go_with_the_stem_is_refused(change, says):
+    with pytest.raises(i2v.ConfigError, match=says):
+        replace(STEM, **change)
+
+
+@pytest.mark.parametrize("name, millions, printed, gflops", [
+    ("uniformerv2", 162.99, 163, 371), ("inti+", 173.72, 174, 234), ("linearpool+", 162.99, 163, 221)])
+def test_intis_columns_on_ssv2(name, millions, printed, gflops):
+    """ViT-B/16, 8 global modules, 24 local ones, the stem: 1.18 M of its parameters are what 162 lack.
+
+    16 frames in the tower, so 32 are read: of 16 read ones 8 would be left, and half of the multiply-adds.
+    """
+    plus = i2v.PRESETS["uniformerv2-b16-16f-ssv2"]
+    linear = replace(plus, compression=i2v.CompressionConfig("linear", (5, 7)))
+    config = linear if name == "linearpool+" else i2v.PRESETS[f"{name}-b16-16f-ssv2"]
+    assert (config.frames, config.frames_at(0)) == (32, 16)
+    with torch.device("meta"):
+        net = i2v.VideoClassifier(replace(config, tower=replace(config.tower, quick_gelu=True)))
+    ours = sum(p.numel() for k, p in net.named_parameters() if k != "backbone.proj") / 1e6
+    assert ours == pytest.approx(millions, abs=0.005) and round(ours) == printed
+    assert multiply_adds(config, everywhere=True) / 1e9 / gflops == pytest.approx(1, abs=0.01)
+    if name == "uniformerv2":
+        assert multiply_adds(replace(config, frames=16)) / 1e9 / gflops == pytest.approx(0.5, abs=0.01)
 
 
 def test_impossible_calls_say_what_is_allowed():

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 import i2vlib as i2v
+from i2vlib.config import AIM_PLACES
 from i2vlib.tower.export import relative
 
 BATCHES = (1, 3, 16)
@@ -29,6 +30,7 @@ ADAPTERS = i2v.AdaptationConfig("linear", i2v.FOUR_ADAPTERS)
 GELU = i2v.AdaptationConfig("gelu", i2v.SIX_ADAPTERS)
 LORA = i2v.AdaptationConfig("lora", i2v.SIX_ADAPTERS)
 ST = i2v.AdaptationConfig("st_adapter", i2v.FOUR_ADAPTERS)
+AIM = i2v.AdaptationConfig("aim", AIM_PLACES)
 PLAIN, FROZEN = i2v.TemporalConfig(), i2v.AdaptationConfig()
 INTI = i2v.CompressionConfig("inti", (1, 2))
 
@@ -49,6 +51,10 @@ KINDS = {
     "UniFormerV2, local": {"temporal": i2v.TemporalConfig(local=True)},
     "UniFormerV2, global": {"temporal": i2v.TemporalConfig(global_blocks=2)},
     "InTI+ (both, InTI)": {"temporal": i2v.TemporalConfig(local=True, global_blocks=2), "compression": INTI},
+    "UniFormerV2, stem, InTI": {"temporal": i2v.TemporalConfig(stem=True, embedding=True),
+                                "compression": i2v.CompressionConfig("inti", (1,))},
+    "AIM, STDHA, InTI": {"temporal": STDHA, "adaptation": AIM, "compression": INTI},
+    "EVL": {"temporal": i2v.TemporalConfig(evl=2)},
     "mean pooling": {"compression": i2v.CompressionConfig("mean", (1, 2))},
     "LinearPooling": {"compression": i2v.CompressionConfig("linear", (1, 2))},
     "ConvPooling": {"compression": i2v.CompressionConfig("conv", (1, 2))},

@@ -17,7 +17,8 @@ CLIP = i2v.ClipConfig(FRAMES, size=16, short_side=16, test_short_side=16)
 NAMES = ("left", "right", "$\\frac{$", "<b>größer</b>", "")
 
 
-@pytest.mark.parametrize("kind", ["InTI, cat, attention", "ZeroI2V and InTI", "InTI+ (both, InTI)", "ToMe, STDHA", "STA, STDHA"])
+@pytest.mark.parametrize("kind", ["InTI, cat, attention", "ZeroI2V and InTI", "InTI+ (both, InTI)", "ToMe, STDHA", "STA, STDHA",
+                                  "UniFormerV2, stem, InTI", "AIM, STDHA, InTI", "EVL"])
 def test_one_graph_serves_any_batch(kind):
     """The other kinds are made of the same parts; bench_export.py has them all."""
     model = build(kind)
