@@ -234,8 +234,7 @@ def scale_view(model: nn.Module, clip: Tensor, class_names: Sequence[str] = (), 
     """A dial from the tower without its adapters (s = 0) to the trained s, and half as far beyond: the logits on the way.
 
     clip (T,3,S,S) float. Value: share, what s is multiplied by, 0 to 1.5. Only s is turned: the head, ln_post and the temporal
-    embedding stay as trained. All 16 points are computed at the start. Raises ValueError for a model without adapters that have
-    an s (a merged one has none left).
+    embedding stay as trained. All 16 points are computed at the start. Raises ValueError where no adapter has an s, as merged.
     """
     model, video, names = _still(model), clip_for(model, clip), _names(model, class_names)
     adapters = [module for module in model.modules() if isinstance(module, (LinearAdapter, LoRA))]
