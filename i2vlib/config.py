@@ -18,6 +18,7 @@ FOUR_ADAPTERS = ("qkv", "attn_out", "mlp_in", "mlp_out")
 SIX_ADAPTERS = ("q", "k", "v", "attn_out", "mlp_in", "mlp_out")
 AIM_PLACES = ("time_in", "time_out", "attn_out", "mlp")  # AIM's own: around attention over time, behind attention, beside MLP
 ADAPTATIONS = ("frozen", "full", "heads", "linear", "gelu", "lora", "st_adapter", "aim")
+MIXING = ("st_adapter", "aim")  # they read other frames
 
 # The contexts that InTI's weight network reads (eq. 9-12 of InTI) and the compressions that it is compared with.
 LEVELS = ("token", "cube", "frame", "global")
@@ -93,6 +94,11 @@ class TemporalConfig(Config):
     # UniFormerV2's patch stem: every second frame with the one before and after it, so T/2 frames are in the tower
     stem: bool = False
     evl: int = 0  # layers of EVL's decoder, which read so many last blocks of a frozen tower; the head reads it alone
+
+    @property
+    def modules(self) -> bool:
+        """Whether there are weights over time: UniFormerV2's modules or stem, EVL's decoder."""
+        return bool(self.local or self.global_blocks or self.stem or self.evl)
 
     def check(self) -> None:
         self.need(self.global_blocks >= 0, "global_blocks", "0 or more")
@@ -247,7 +253,7 @@ class ModelConfig(Config):
         temporal = self.temporal
         mixing = {"temporal.local": temporal.local, "temporal.queries": temporal.queries,
                   "temporal.shift": temporal.shift.startswith(("channel", "patch")),
-                  f"adaptation.kind = {self.adaptation.kind!r}": self.adaptation.kind in ("st_adapter", "aim")}
+                  f"adaptation.kind = {self.adaptation.kind!r}": self.adaptation.kind in MIXING}
         if compression.kind in DROPPING and any(mixing.values()):
             name = next(name for name, there in mixing.items() if there)
             raise ConfigError(f"ModelConfig.{name} with compression {compression.kind!r}: it reads one place in several "

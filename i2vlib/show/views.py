@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from i2vlib.adaptation import LinearAdapter, LoRA
 from i2vlib.compression.weights import cascade, fuse_frames, interpolation_weights
-from i2vlib.config import TowerConfig
+from i2vlib.config import MIXING, TowerConfig
 from i2vlib.insight.attention import frame_read, query_token
 from i2vlib.show.board import FIRST, HEAT, PALE, SECOND, Board, heat, heat_scale, weight_colours
 from i2vlib.show.clips import frames_fused, pictures, signed
@@ -171,10 +171,10 @@ def offsets_view(model: nn.Module, clip: Tensor, class_names: Sequence[str] = ()
     frames: they meet there in other ways too, and the grid of layers and frames would not hold.
     """
     temporal = model.config.temporal
-    if (model.config.compression.kind, temporal.shift) != ("none", "none") or model.config.adaptation.kind in (
-            "aim", "st_adapter") or any((temporal.local, temporal.global_blocks, temporal.stem, temporal.evl)):
-        raise ValueError(f"a model with {model.config.compression.kind} compression and {temporal}: allowed is one without "
-                         "compression, whose frames meet in relocated heads only")
+    kinds = model.config.compression.kind, temporal.shift
+    if kinds != ("none", "none") or temporal.modules or model.config.adaptation.kind in MIXING:
+        raise ValueError(f"a model with {kinds[0]} compression, {model.config.adaptation.kind} adaptation and {temporal}: "
+                         "allowed is one without compression, whose frames meet in relocated heads only")
     model, video, shown = _still(model), clip_for(model, clip), pictures(clip, model.config.tower).numpy()
     blocks, names, frames = [b.attn for b in model.backbone.transformer.resblocks], _names(model, class_names), len(shown)
     heads = model.config.tower.heads

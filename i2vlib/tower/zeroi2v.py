@@ -51,7 +51,7 @@ def zeroi2v_state(model: VideoClassifier) -> dict[str, Tensor]:
     if (kind := model.config.adaptation.kind) not in ("frozen", "full", "linear"):
         raise WeightsError(f"adaptation {kind!r} has no place in the released format, whose adapters are linear")
     temporal = model.config.temporal
-    if model.config.compression.kind != "none" or temporal.local or temporal.global_blocks or temporal.stem or temporal.evl:
+    if model.config.compression.kind != "none" or temporal.modules:
         raise WeightsError("the released format holds ZeroI2V alone: compression and modules over time have no place in it")
     if temporal.shift != "none" or temporal.queries:
         raise WeightsError("the released format is read with offsets of k and v: a shift or queries that move would be lost")

@@ -363,6 +363,9 @@ def test_models_and_clips_that_do_not_fit_are_refused(motion, inti, clip):
         explore_interpolation(motion, clip)
     with pytest.raises(ValueError, match="inti compression.*allowed is one without compression"):
         explore_offsets(inti, clip)
+    for preset in ("aim-mini", "evl-mini"):
+        with pytest.raises(ValueError, match="frames meet in relocated heads only"):
+            explore_offsets(made(f"{preset}-motion"), clip)
     with pytest.raises(ValueError, match="no adapters with an s: allowed is one"):
         explore_scale(i2v.merge(motion), clip)
     with pytest.raises(ValueError, match="2 class names: allowed is one a class, 6, or none"):
