@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 
+from i2vlib.adaptation.strategies import strategies
 from i2vlib.config import (
     AIM_PLACES,
     FOUR_ADAPTERS,
     IMAGENET_MEAN,
     IMAGENET_STD,
     SIX_ADAPTERS,
-    THREE_ADAPTERS,
     AdaptationConfig,
     CompressionConfig,
     ModelConfig,
@@ -92,21 +92,6 @@ def _rows() -> dict[str, ModelConfig]:
     return rows
 
 
-def strategies() -> dict[str, AdaptationConfig]:
-    """What ZeroI2V's Table 3 trains, by name: kind, where, and the ratio where it is not a quarter. s = 1, as on SSv2."""
-    q_v, mlp, pair = ("q", "v"), ("mlp_in", "mlp_out"), ("qkv", "mlp_in")
-    rows = {"probe-stdha": ("frozen", ()), "full-stdha": ("full", ()), "heads": ("heads", ()),
-            "st-adapter-4": ("st_adapter", FOUR_ADAPTERS), "st-adapter-2-half": ("st_adapter", pair, 1 / 2),
-            "lora-qv": ("lora", q_v), "lora-qkvo": ("lora", ("q", "k", "v", "attn_out")), "lora-qv-mlp": ("lora", q_v + mlp),
-            "lora-qv-mlp-6th": ("lora", q_v + mlp, 1 / 6), "lora-6": ("lora", SIX_ADAPTERS),
-            "lora-6-6th": ("lora", SIX_ADAPTERS, 1 / 6)}
-    for kind in ("gelu", "linear"):
-        rows |= {f"{kind}-4-8th": (kind, FOUR_ADAPTERS, 1 / 8), f"{kind}-2": (kind, pair), f"{kind}-3": (kind, THREE_ADAPTERS)}
-    rows |= {"gelu-4": ("gelu", FOUR_ADAPTERS)}  # linear-4 is ZeroI2V's own, stdha
-    rows |= {"linear-6": ("linear", SIX_ADAPTERS), "linear-6-6th": ("linear", SIX_ADAPTERS, 1 / 6)}
-    return {name: AdaptationConfig(kind, places, *ratio, scale=1.0) for name, (kind, places, *ratio) in rows.items()}
-
-
 def _rivals(stdha: TemporalConfig, folds: int) -> dict[str, TemporalConfig]:
     """What STDHA is compared with at no cost. In the paper's Table 2(a) each of two folds is 1/12 of the channels, as one of
     STDHA's two heads of twelve is."""
@@ -116,9 +101,9 @@ def _rivals(stdha: TemporalConfig, folds: int) -> dict[str, TemporalConfig]:
     return rows | {"hr-qkv": replace(stdha, queries=True), "patch-shift": replace(stdha, offsets=(), shift="patch")}
 
 
-def _aim_and_evl() -> dict[str, ModelConfig]:
+def _peers() -> dict[str, ModelConfig]:
     """AIM as released: on SSv2 one more adapter and s = 1. EVL: four layers, on SSv2 the twelve that ViT-L/14's 175 M parameters
-    are. Their protocols are ZeroI2V's [ours]."""
+    are. ST-Adapter, 384 wide: before attention, on SSv2 before the MLP too. Their protocols are ZeroI2V's [ours]."""
     rows = {}
     for tower, frames, data in product(("b16", "l14"), (8, 16, 32), ("k400", "ssv2")):
         places, scale, layers = (AIM_PLACES, 1.0, 12) if data == "ssv2" else (AIM_PLACES[1:], 0.5, 4)
@@ -128,6 +113,8 @@ def _aim_and_evl() -> dict[str, ModelConfig]:
             plain, temporal=TemporalConfig((), True), adaptation=AdaptationConfig("aim", places, scale=scale, dropout=0.0),
             drop_path=0.2)
         rows[f"evl-{tower}-{frames}f-{data}"] = replace(plain, temporal=TemporalConfig(evl=layers, global_dropout=0.5))
+        rows[f"st-adapter-{tower}-{frames}f-{data}"] = replace(plain, adaptation=AdaptationConfig(
+            "st_adapter", ("qkv", "mlp_in") if data == "ssv2" else ("qkv",), 384 / shape.width, scale=1.0))
     return rows
 
 
@@ -168,8 +155,8 @@ def _miniature_compressed(zeroi2v: ModelConfig) -> dict[str, ModelConfig]:
         for name, compression in _compressed(sites, merged=12, dropped=18, layers=4).items():
             rows[f"{name}-{data}"] = replace(naive, compression=compression)
     stdha = replace(rows["naive-mini-motion"], temporal=TemporalConfig(stdha_offsets(8, 3)))
-    for name in ("naive", "mean", "inti"):
-        rows[f"stdha-{name}-mini-motion"] = replace(stdha, compression=rows[f"{name}-mini-motion"].compression)
+    rows |= {f"stdha-{name}-mini-motion": replace(stdha, compression=rows[f"{name}-mini-motion"].compression)
+             for name in ("naive", "mean", "inti")}
     # both papers at once: what trains merges away, but for InTI itself
     rows["zeroi2v-inti-mini-motion"] = replace(zeroi2v, compression=rows["inti-mini-motion"].compression)
     return rows
@@ -220,6 +207,8 @@ def _inti_rows(zeroi2v: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
     compressed = _compressed(SITES["b16"][0], merged=11, dropped=38, layers=12)
     rows |= {f"{name.replace('inti-', 'inti+-')}{'' if 'inti' in name else '+'}-{base}": replace(plus, compression=row)
              for name, row in compressed.items() if name != "inti"}
+    rows |= {f"{name}+-b16-16f-ssv2": replace(rows["uniformerv2-b16-16f-ssv2"], compression=compressed[name])
+             for name in ("linearpool", "convpool")}
     for data in ("k400", "ssv2"):  # both papers at once: a point that neither has
         rows[f"zeroi2v-inti-b16-16f-{data}"] = replace(
             zeroi2v[f"zeroi2v-b16-16f-{data}"], compression=CompressionConfig("inti", SITES["b16"][0]))
@@ -227,7 +216,7 @@ def _inti_rows(zeroi2v: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
 
 
 _ZEROI2V = _rows()
-PRESETS: dict[str, ModelConfig] = _ZEROI2V | _aim_and_evl() | _inti_rows(_ZEROI2V) | _miniature()
+PRESETS: dict[str, ModelConfig] = _ZEROI2V | _peers() | _inti_rows(_ZEROI2V) | _miniature()
 
 
 def _protocols() -> dict[str, Protocol]:

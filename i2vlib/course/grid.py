@@ -65,8 +65,8 @@ class Cell:
 
     def training(self, rate: float) -> TrainConfig:
         """AdamW at one of the task's rates."""
-        task, kind = TASKS[self.task], self.model.adaptation.kind
-        head = rate * (10 if kind == "frozen" else 1 if kind == "full" else task.head)
+        task, kind, evl = TASKS[self.task], self.model.adaptation.kind, self.model.temporal.evl
+        head = rate * (10 if kind == "frozen" and not evl else 1 if kind == "full" else task.head)
         tower = rate * (task.full if kind == "full" else 1)
         steps, batch = (FAST["steps"], FAST["batch"]) if self.fast else (task.steps, task.batch)
         seed = 0 if self.stage == "rate" else int(self.value)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from i2vlib.config import FOUR_ADAPTERS, AdaptationConfig, CompressionConfig, ModelConfig, TemporalConfig
+from i2vlib.adaptation.strategies import strategies
+from i2vlib.config import AIM_PLACES, FOUR_ADAPTERS, AdaptationConfig, CompressionConfig, ModelConfig, TemporalConfig
 from i2vlib.course.tasks import Task
 from i2vlib.measure import multiply_adds
-from i2vlib.presets import CONTEXTS, strategies
+from i2vlib.presets import CONTEXTS
 from i2vlib.temporal.heads import stdha_offsets
 
 
@@ -43,6 +44,9 @@ def methods(task: Task) -> dict[str, Method]:
              for field in range(2, 1 + min(frames, heads, 6)) if field != 3}
     rows |= {f"stdha-ratio-{1 / parts:g}": Method(replace(LINEAR, ratio=1 / parts), near) for parts in (16, 8, 2)}
     rows |= {name: Method(replace(adaptation, dropout=0.0), near) for name, adaptation in strategies().items()}
+    rows |= {"st-adapter": Method(replace(LINEAR, kind="st_adapter", places=("qkv", "mlp_in"), ratio=0.5)),
+             "aim": Method(replace(LINEAR, kind="aim", places=AIM_PLACES[1:]), TemporalConfig((), True)),
+             "evl": Method(FROZEN, TemporalConfig(evl=max(1, task.layers // 2)))}
     return rows | _compressed(task)
 
 
@@ -50,7 +54,8 @@ def _compressed(task: Task) -> dict[str, Method]:
     """InTI's tables: 4 frames to 1 at two sites, or fewer tokens at the multiply-adds that are then left; all weights train, on a
     real tower adapters."""
     last, tower = task.shape.layers, task.shape
-    sites = (last - task.layers + 1, last - task.layers + 2)
+    first = last - task.layers + 1
+    sites = (first, first + 1)
     inti = CompressionConfig("inti", sites)
     rows = {"naive": CompressionConfig(), "mean": CompressionConfig("mean", sites),
             "linearpool": CompressionConfig("linear", sites), "convpool": CompressionConfig("conv", sites),
@@ -58,11 +63,17 @@ def _compressed(task: Task) -> dict[str, Method]:
     rows |= {f"inti-{name}": replace(inti, levels=levels) for name, levels in CONTEXTS.items()}
     rows |= {f"inti-{fusion}": replace(inti, fusion=fusion) for fusion in ("add", "cat")}
     rows |= {f"inti-{head}": replace(inti, head=head) for head in ("sigmoid", "attention")}
+    rows |= {"inti-early": inti, "inti-middle": replace(inti, after=(first, first + 2)),
+             "inti-late": replace(inti, after=(first + 1, first + 2))}
     wanted = multiply_adds(ModelConfig(tower, frames=task.data.frames, compression=inti, upper=task.upper))
-    for name, kind, after in (("tome", "tome", ()), ("sta", "sta", tuple(last - task.layers + k for k in (1, 2, 3)))):
+    for name, kind, after in (("tome", "tome", ()), ("sta", "sta", (first, first + 1, first + 2))):
         rows[name] = CompressionConfig(kind, after, remove=_removed(task, kind, after, wanted))
     adaptation = LINEAR if task.upper else FULL
-    return {name: Method(adaptation, compression=row) for name, row in rows.items()}
+    found = {name: Method(adaptation, compression=row) for name, row in rows.items()}
+    # UniFormerV2's modules, as on SSv2 in every block and behind most of them; its stem would need twice the frames
+    over_time = TemporalConfig(local=True, global_blocks=1 + task.layers // 2)
+    found["uniformerv2"] = Method(adaptation, over_time)
+    return found | {f"{name}+": Method(adaptation, over_time, rows[name]) for name in ("linearpool", "convpool", "inti")}
 
 
 def _removed(task: Task, kind: str, after: tuple[int, ...], wanted: int) -> int:

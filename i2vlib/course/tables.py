@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -19,83 +18,12 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from i2vlib.presets import PRESETS
+from i2vlib.course.paper_tables import TABLES
 from i2vlib.show.names import finished
 
 RESULTS = Path(__file__).resolve().parents[2] / "notebooks" / "results" / "tables.csv"
 FULL = RESULTS.with_name("full")  # folders of runs on the papers' data: settings.json and metrics.json of notebooks 04 and 06
 TEXT = ("task", "method", "stage", "config", "torch", "machine")  # columns; the others are numbers
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table of a paper. rows: its top-1 in % by the method's name here, None where it has no number for it.
-
-    tasks: where it is asked here, none if it cannot be. presets: the names of its rows at full size, {} for the method.
-    reference: the row that others are compared with. note: what is to be said of it.
-    """
-
-    question: str
-    paper: str
-    rows: Mapping[str, float | None]
-    tasks: tuple[str, ...] = ()
-    presets: str = "{}-b16-8f-ssv2"
-    reference: str = "stdha"
-    note: str = ""
-
-    def preset(self, method: str) -> str:
-        """The preset of a row at full size; "" where there is none."""
-        kind, _, variant = method.partition("-")  # InTI's rows have UniFormerV2's modules, "+", where it compares
-        names = (f"{kind}+-{variant}", f"{method}+", method)
-        return next((full for name in names if (full := self.presets.format(name)) in PRESETS), "")
-
-
-MOTION = ("mini-motion", "photos-one")
-JUNK = ("mini-corrupted", "photos-corrupted")
-
-
-def _zeroi2v() -> dict[str, Table]:
-    ssv2 = "SSv2, ViT-B/16, 8 frames"
-    return {
-        "ZeroI2V 2(a)": Table("Which operator over time?", ssv2, {
-            "adapters": None, "class-token-shift": 61.4, "channel-shift-qkv": 64.5, "channel-shift-kv": 64.6, "hr-qkv": 64.8,
-            "patch-shift": None, "stdha": 66.0}, (*MOTION, "photos-two-pan"),
-            note="The text does not say which of the two channel shifts is the one of KV: 64.5 and 64.6."),
-        "ZeroI2V 2(b)": Table("How many temporal heads?", ssv2, {
-            "stdha-heads-1": 64.8, "stdha": 66.0, "stdha-heads-4": 65.6, "stdha-heads-6": 65.6}, MOTION,
-            note="Of 12 heads; of 8 here, and of the real tower's 6."),
-        "ZeroI2V 2(c)": Table("How many frames does a layer see?", ssv2, {
-            "stdha-field-2": 64.7, "stdha": 66.0, "stdha-field-4": 65.5, "stdha-field-5": 65.7}, ("mini-blink",)),
-        "ZeroI2V 2(d)": Table("How wide is an adapter?", ssv2, {
-            "stdha-ratio-0.0625": 64.2, "stdha-ratio-0.125": 65.0, "stdha": 66.0, "stdha-ratio-0.5": 65.8}, MOTION),
-        "ZeroI2V 3": Table("What is trained?", ssv2, {
-            "probe-stdha": 20.0, "full-stdha": 63.2, "heads": 59.6, "st-adapter-4": 66.2, "st-adapter-2-half": 65.8,
-            "lora-qv": 64.2, "lora-qkvo": 65.0, "lora-qv-mlp": 64.3, "lora-qv-mlp-6th": 65.6, "lora-6": 65.0, "lora-6-6th": 65.5,
-            "gelu-4-8th": 65.6, "gelu-2": 64.6, "gelu-3": 66.1, "gelu-4": 66.1, "linear-4-8th": 65.0, "linear-2": 64.4,
-            "linear-3": 65.2, "stdha": 66.0, "linear-6": 66.3, "linear-6-6th": 66.2}, ("mini-motion", "mini-motion-few"),
-            note="All rows with STDHA; stdha has four linear adapters a block. A name ends in the width of the bottleneck where "
-                 "it is not a quarter of the tower's."),
-    }
-
-
-# InTI's Tables 2 and 5, K400 top-1 %, ViT-B/16 with UniFormerV2's modules (naive: without them)
-COMPRESSIONS = {"naive": 83.4, "mean": None, "linearpool": 83.9, "convpool": 82.7, "convpool-random": None, "tome": 84.2,
-                "sta": 84.1, "inti": 84.9}
-LEVELS = {"inti-token": 84.3, "inti-token-cube": 84.4, "inti-token-frame": 84.6, "inti-token-global": 84.5,
-          "inti-token-cube-frame": 84.7, "inti-token-frame-global": 84.8, "inti": 84.9}
-FUSIONS = {"inti-add": 84.5, "inti-cat": 84.7, "inti-sigmoid": 84.5, "inti-attention": 84.6, "inti": 84.9}
-
-
-def _inti() -> dict[str, Table]:
-    k400, presets = "K400, ViT-B/16, 16 frames", "{}-b16-16f-k400"
-    return {
-        "InTI 2": Table("Which compression?", k400, COMPRESSIONS, (*JUNK, "mini-motion"), presets, "inti"),
-        "InTI 5(a)": Table("What do the weights see?", k400, LEVELS, JUNK[:1], presets, "inti"),
-        "InTI 5(b)": Table("How are levels fused, and weights made?", k400, FUSIONS, JUNK[:1], presets, "inti"),
-    }
-
-
-TABLES: dict[str, Table] = _zeroi2v() | _inti()
 
 
 # ---- what is measured ----

@@ -11,6 +11,7 @@ from torch import nn
 import i2vlib as i2v
 from i2vlib.adaptation.beside import HeadColumns, HeadRows, LoRA, head_channels
 from i2vlib.adaptation.st_adapter import STAdapter
+from i2vlib.adaptation.strategies import strategies
 from i2vlib.config import (
     FOUR_ADAPTERS,
     SIX_ADAPTERS,
@@ -240,3 +241,9 @@ def test_the_tunable_parameters_of_table_3(kind, places, ratio, derived, printed
     assert abs(millions - derived) < 0.06
     unexplained = (kind, places, ratio) in (("heads", (), 0.25), ("linear", SIX_ADAPTERS, 1 / 4))
     assert unexplained or abs(millions - printed) < 0.66
+
+
+def test_the_named_rows_are_those_of_table_3():
+    named = {(row.kind, row.places, row.ratio) for row in strategies().values() if row.adds}
+    ours = ("linear", FOUR_ADAPTERS, 1 / 4)  # has a preset of its own, stdha
+    assert named | {ours} == {row[:3] for row in TABLE_3} and {row.scale for row in strategies().values()} == {1.0}
