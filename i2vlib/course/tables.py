@@ -71,17 +71,18 @@ def measured(name: str, path: Path = RESULTS) -> dict[str, dict[str, list[dict]]
 def figure(name: str, path: Path = RESULTS) -> Figure:
     """A forest plot: points of top-1 ahead of the reference row, the paper's beside ours. A dot is a seed, a line the mean.
 
-    Returns the figure, closed. Raises ValueError where the reference is not measured on any task.
+    Returns the figure, closed. Raises ValueError where on no task the reference and another row are measured.
     """
     table, runs = TABLES[name], comparable(name, path)
     if not runs:
-        raise ValueError(f"{name}: its row {table.reference} is measured on no task yet: run make tables")
+        raise ValueError(f"{name}: its row {table.reference} and another are measured on no task yet: run make tables")
     order = list(reversed(table.rows))
     size = (2.6 * (1 + len(runs)) + 1.4, 0.27 * len(order) + 1.2)
     page, axes = plt.subplots(1, 1 + len(runs), figsize=size, sharey=True, squeeze=False, layout="constrained")
     paper = {method: value - table.rows[table.reference] for method, value in table.rows.items() if value is not None}
     axes[0][0].plot(list(paper.values()), [order.index(method) for method in paper], "D", color="0.3", ms=5)
-    axes[0][0].set(title=f"the paper\n{table.paper}", yticks=range(len(order)), yticklabels=order)
+    axes[0][0].set(title=f"the paper\n{table.paper}", yticks=range(len(order)), yticklabels=order,
+                   ylim=(-0.7, len(order) - 0.3))
     for axis, (task, found) in zip(axes[0][1:], runs.items(), strict=True):
         for method, rows in found.items():
             ahead, y = differences(rows, found[table.reference]), order.index(method)
@@ -96,8 +97,8 @@ def figure(name: str, path: Path = RESULTS) -> Figure:
 
 
 def comparable(name: str, path: Path = RESULTS) -> dict[str, dict[str, list[dict]]]:
-    """What of a table is measured on tasks on which its reference is, so that differences can be drawn."""
-    return {task: rows for task, rows in measured(name, path).items() if TABLES[name].reference in rows}
+    """What of a table is measured on tasks on which its reference and another row are, so that there are differences to draw."""
+    return {task: rows for task, rows in measured(name, path).items() if TABLES[name].reference in rows and len(rows) > 1}
 
 
 def differences(rows: Sequence[dict], reference: Sequence[dict]) -> list[float]:

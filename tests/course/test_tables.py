@@ -85,7 +85,7 @@ def test_the_figure_draws_differences_of_the_same_seed(tmp_path):
     assert drawn == {"stdha": [0, 0], "stdha-field-2": [-25, -25]}
     paper = dict(zip((order[int(y)] for y in left[0].get_ydata()), left[0].get_xdata(), strict=True))
     assert paper == {method: pytest.approx(value - 66.0) for method, value in TABLES[NAME].rows.items()}
-    with pytest.raises(ValueError, match="its row stdha is measured on no task yet: run make tables"):
+    with pytest.raises(ValueError, match="its row stdha and another are measured on no task yet: run make tables"):
         tables.figure(NAME, written(tmp_path, rows({"stdha-field-2": [0.25]})))
 
 
