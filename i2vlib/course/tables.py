@@ -176,8 +176,9 @@ def sentence(name: str, path: Path = RESULTS) -> str:
 
 # ---- a page of it ----
 
-LISTS = {"k400": "kinetics400_{}_list_videos.txt", "ssv2": "sthv2_{}_list_videos.txt",
+LISTS = {"k400": "kinetics400_{}_list_videos.txt", "ssv2": "sthv2_{}_list_videos.txt",  # as data/README.md lays them out
          "ucf101": "ucf101_{}_split_1_videos.txt", "hmdb51": "hmdb51_{}_split_1_videos.txt", "diving48": "Diving48_V2_{}.json"}
+ROOTS = {"k400": "k400", "ssv2": "ssv2/videos", "ucf101": "ucf101/videos", "hmdb51": "hmdb51/videos", "diving48": "diving48/rgb"}
 
 
 def command(name: str) -> str:
@@ -191,7 +192,7 @@ def command(name: str) -> str:
     return (f"for p in {' '.join(presets)}; do\n"
             f"  .venv/bin/papermill notebooks/{notebook}.ipynb runs/$p.ipynb --cwd notebooks -p preset $p \\\n"
             f"    -p train_list ../data/{data}/{files[0]} -p val_list ../data/{data}/{files[1]} \\\n"
-            f"    -p data_root ../data/{data} -p out results/full/$p\ndone")
+            f"    -p data_root ../data/{ROOTS[data]} -p out results/full/$p\ndone")
 
 
 def page(name: str, path: Path = RESULTS, full: Path = FULL) -> list:

@@ -127,7 +127,7 @@ def test_a_page_has_the_figure_the_numbers_and_the_commands(tmp_path):
     assert picture.axes and "| stdha | 66.0 | 50.0 |" in text.data and "the paper orders 1 pair of" in text.data
     (unseen,) = tables.page(NAME, tmp_path / "none.csv", tmp_path)
     assert NAME in unseen.data and "--only mini-blink/" in unseen.data
-    for folder, name in (("ssv2", NAME), ("k400", "InTI 2"), ("diving48", "ZeroI2V 6, Diving48")):
+    for folder, name in (("ssv2/videos", NAME), ("k400", "InTI 2"), ("diving48/rgb", "ZeroI2V 6, Diving48")):
         loop = tables.command(name)
         assert f"-p data_root ../data/{folder} " in loop and loop.startswith("for p in ") and loop.endswith("done")
         assert f"notebooks/{'06_train_inti' if name == 'InTI 2' else '04_train_zeroi2v'}.ipynb" in loop
