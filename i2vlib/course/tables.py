@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
 import matplotlib.pyplot as plt
+from IPython.display import Markdown
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
@@ -23,6 +26,7 @@ from i2vlib.show.names import finished
 
 RESULTS = Path(__file__).resolve().parents[2] / "notebooks" / "results" / "tables.csv"
 FULL = RESULTS.with_name("full")  # folders of runs on the papers' data: settings.json and metrics.json of notebooks 04 and 06
+RISING = 0.01  # of validation top-1 in the last quarter of the steps, mean over the seeds: more still rises, and is marked ↑
 TEXT = ("task", "method", "stage", "config", "torch", "machine")  # columns; the others are numbers
 
 
@@ -65,30 +69,35 @@ def measured(name: str, path: Path = RESULTS) -> dict[str, dict[str, list[dict]]
 
 
 def figure(name: str, path: Path = RESULTS) -> Figure:
-    """A table as a forest plot: points of top-1 ahead of the reference row, the paper's beside ours, a dot a seed.
+    """A forest plot: points of top-1 ahead of the reference row, the paper's beside ours. A dot is a seed, a line the mean.
 
     Returns the figure, closed. Raises ValueError where the reference is not measured on any task.
     """
-    table, runs = TABLES[name], measured(name, path)
-    runs = {task: rows for task, rows in runs.items() if table.reference in rows}
+    table, runs = TABLES[name], comparable(name, path)
     if not runs:
         raise ValueError(f"{name}: its row {table.reference} is measured on no task yet: run make tables")
     order = list(reversed(table.rows))
-    size = (2.4 * (1 + len(runs)) + 1.6, 0.3 * len(order) + 1.1)
+    size = (2.6 * (1 + len(runs)) + 1.4, 0.27 * len(order) + 1.2)
     page, axes = plt.subplots(1, 1 + len(runs), figsize=size, sharey=True, squeeze=False, layout="constrained")
     paper = {method: value - table.rows[table.reference] for method, value in table.rows.items() if value is not None}
     axes[0][0].plot(list(paper.values()), [order.index(method) for method in paper], "D", color="0.3", ms=5)
-    axes[0][0].set(title=f"the paper\n{table.paper}")
+    axes[0][0].set(title=f"the paper\n{table.paper}", yticks=range(len(order)), yticklabels=order)
     for axis, (task, found) in zip(axes[0][1:], runs.items(), strict=True):
         for method, rows in found.items():
-            ahead = differences(rows, found[table.reference])
-            axis.plot(ahead, [order.index(method)] * len(ahead), "o", color="C0", ms=4.5, alpha=0.8)
+            ahead, y = differences(rows, found[table.reference]), order.index(method)
+            axis.plot(ahead, [y] * len(ahead), "o", color="C0", ms=4.5, alpha=0.7)
+            axis.vlines(fmean(ahead), y - 0.35, y + 0.35, color="C0", lw=1.5)
         axis.set(title=f"{task}\n{rows[0]['clips']} test clips")
     for axis in axes[0]:
         axis.axvline(0, color="0.6", lw=0.8, zorder=0)
         axis.set(xlabel=f"points ahead of {table.reference}")
-    axes[0][0].set(yticks=range(len(order)), yticklabels=order)
+    page.suptitle(f"{name}. {table.question}", x=0.01, ha="left", weight="bold")
     return finished(page)
+
+
+def comparable(name: str, path: Path = RESULTS) -> dict[str, dict[str, list[dict]]]:
+    """What of a table is measured on tasks on which its reference is, so that differences can be drawn."""
+    return {task: rows for task, rows in measured(name, path).items() if TABLES[name].reference in rows}
 
 
 def differences(rows: Sequence[dict], reference: Sequence[dict]) -> list[float]:
@@ -111,9 +120,16 @@ def markdown(name: str, path: Path = RESULTS, full: Path = FULL) -> str:
 
 def _cell(rows: Sequence[dict] | None) -> str:
     values = [100 * row["top1"] for row in rows or ()]
+    rises = "↑" if values and fmean(map(_last_rise, rows)) > RISING else ""
     if len(values) < 2:
-        return "".join(f"{value:.1f}" for value in values)
-    return f"{fmean(values):.1f} ({min(values):.1f}-{max(values):.1f})"
+        return "".join(f"{value:.1f}" for value in values) + rises
+    return f"{fmean(values):.1f}{rises} ({min(values):.1f}-{max(values):.1f})"
+
+
+def _last_rise(row: dict) -> float:
+    """By how much the validation clips' top-1 rose in the last quarter of the steps; 0 where it is not known."""
+    curve = row.get("val", [])
+    return curve[-1] - curve[-2] if len(curve) > 1 else 0.0
 
 
 def agreement(name: str, task: str, path: Path = RESULTS) -> tuple[int, float]:
@@ -128,18 +144,66 @@ def agreement(name: str, task: str, path: Path = RESULTS) -> tuple[int, float]:
     return len(both), float(spearmanr(*zip(*both, strict=True)).statistic)
 
 
+def pairs(name: str, task: str, path: Path = RESULTS) -> tuple[int, int, int]:
+    """Of the pairs of rows that the paper puts in an order: in how many every seed agrees, in how many every seed disagrees, and
+    in how many neither."""
+    rows, found = TABLES[name].rows, measured(name, path).get(task, {})
+    known = sorted((method for method in found if rows[method] is not None), key=rows.get)
+    gaps = [differences(found[more], found[less]) for less, more in combinations(known, 2) if rows[less] < rows[more]]
+    same, other = sum(min(gap) > 0 for gap in gaps if gap), sum(max(gap) < 0 for gap in gaps if gap)
+    return same, other, len(gaps) - same - other
+
+
 def sentence(name: str, path: Path = RESULTS) -> str:
-    """What the numbers say of the orders, a line a task: rank correlation, and the ranks of the paper's first row."""
-    table, lines = TABLES[name], []
-    known = {method: value for method, value in table.rows.items() if value is not None}
+    """What the numbers say of the paper's order, a line a task."""
+    rows, lines = TABLES[name].rows, []
+    known = {method: value for method, value in rows.items() if value is not None}
+    first = max(known, key=known.get)
     for task, found in measured(name, path).items():
-        rows, rho = agreement(name, task, path)
         means = {method: fmean(row["top1"] for row in found[method]) for method in known if method in found}
-        first = max(known, key=known.get)
-        place = f"{first}, the paper's first, is number {1 + sum(v > means[first] for v in means.values())} of {rows}" \
+        if len(means) < 2:
+            continue
+        (same, other, open_), rho = pairs(name, task, path), agreement(name, task, path)[1]
+        place = f"{first}, the paper's first, is number {1 + sum(v > means[first] for v in means.values())} of {len(means)}" \
             if first in means else f"{first}, the paper's first, is not measured"
-        lines.append(f"{task}: Spearman {rho:+.2f} over {rows} rows; {place}.")
-    return "\n".join(lines)
+        total = same + other + open_
+        lines.append(f"**{task}**: the paper orders {total} pair{'s' * (total != 1)} of these rows; {same} come out so in every seed, "
+                     f"{other} the other way round in every seed, {open_} neither. {place}."
+                     + ("" if math.isnan(rho) else f" Spearman's rank correlation {rho:+.2f}."))
+    return "\n\n".join(lines)
+
+
+# ---- a page of it ----
+
+LISTS = {"k400": "kinetics400_{}_list_videos.txt", "ssv2": "sthv2_{}_list_videos.txt",
+         "ucf101": "ucf101_{}_split_1_videos.txt", "hmdb51": "hmdb51_{}_split_1_videos.txt", "diving48": "Diving48_V2_{}.json"}
+
+
+def command(name: str) -> str:
+    """How its rows are measured on the paper's data, as a shell's loop; "" where there is no preset for any."""
+    presets = list(dict.fromkeys(filter(None, map(TABLES[name].preset, TABLES[name].rows))))
+    if not presets:
+        return ""
+    data = presets[0].rsplit("-", 1)[1]
+    notebook = "06_train_inti" if name.startswith("InTI") else "04_train_zeroi2v"
+    files = [LISTS[data].format(part) for part in ("train", "test" if data == "diving48" else "val")]
+    return (f"for p in {' '.join(presets)}; do\n"
+            f"  .venv/bin/papermill notebooks/{notebook}.ipynb runs/$p.ipynb --cwd notebooks -p preset $p \\\n"
+            f"    -p train_list ../data/{data}/{files[0]} -p val_list ../data/{data}/{files[1]} \\\n"
+            f"    -p data_root ../data/{data} -p out results/full/$p\ndone")
+
+
+def page(name: str, path: Path = RESULTS, full: Path = FULL) -> list:
+    """A table to look at: its figure, where something is measured, and under it, as Markdown, the numbers, what they say of the
+    paper's order, and the commands, folded."""
+    table, drawn = TABLES[name], comparable(name, path)
+    missing = [] if drawn or not table.tasks else ["Not measured here yet: `make tables`, or of this task "
+                                                   f"`python -m i2vlib.course.workflow --only {table.tasks[0]}/`."]
+    loop = command(name)
+    folded = f"<details><summary>at full size</summary>\n\n```\nmkdir -p runs\n{loop}\n```\n\n</details>" if loop else ""
+    title = [] if drawn else [f"**{name}. {table.question}**"]
+    text = [*title, table.note, markdown(name, path, full), sentence(name, path), *missing, folded]
+    return [*([figure(name, path)] if drawn else []), Markdown("\n\n".join(filter(None, text)))]
 
 
 def main(path: Path = RESULTS) -> None:

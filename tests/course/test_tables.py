@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from i2vlib.course.paper_tables import TABLES
 from i2vlib.course.tasks import TASKS
 from i2vlib.course.workflow import write_rows
 
+ROOT = Path(__file__).resolve().parents[2]
 NAME, TASK = "ZeroI2V 2(c)", "mini-blink"
 ORDER = sorted(TABLES[NAME].rows, key=TABLES[NAME].rows.get)
 
@@ -43,7 +45,19 @@ def test_the_correlation_of_orders(tmp_path, order, rho):
     assert tables.agreement(NAME, TASK, path) == (len(ORDER), pytest.approx(rho))
     place = {1.0: 1, -1.0: len(ORDER)}[rho]
     said = tables.sentence(NAME, path)
-    assert f"Spearman {rho:+.2f} over {len(ORDER)} rows; stdha, the paper's first, is number {place}" in said
+    same, other = (6, 0) if rho > 0 else (0, 6)
+    assert tables.pairs(NAME, TASK, path) == (same, other, 0)
+    assert f"the paper orders 6 pairs of these rows; {same} come out so in every seed, {other} the other way" in said
+    assert f"stdha, the paper's first, is number {place} of 4. Spearman's rank correlation {rho:+.2f}." in said
+
+
+def test_a_pair_counts_where_all_its_seeds_agree(tmp_path):
+    tops = dict(zip(ORDER, ([0.3, 0.5], [0.4, 0.4], [0.2, 0.3], [0.6, 0.6]), strict=True))  # by the paper's order, lowest first
+    path = written(tmp_path, rows(tops))
+    # the last is ahead of the three before it in both seeds, the third behind both before it in both; the first two cross
+    assert tables.pairs(NAME, TASK, path) == (3, 2, 1)
+    lone = written(tmp_path, [row | {"value": row["value"] + 5 * (row["method"] == ORDER[0])} for row in rows(tops)])
+    assert tables.pairs(NAME, TASK, lone) == (2, 1, 3), "seeds that only one of two rows has compare with nothing"
 
 
 def test_an_order_needs_three_rows_that_differ(tmp_path):
@@ -99,3 +113,29 @@ def test_what_is_printed(tmp_path, capsys):
     tables.main(tmp_path / "none.csv")
     out = capsys.readouterr().out
     assert all(f"{name}. {table.question}" in out for name, table in TABLES.items())
+
+
+def test_what_still_rises_is_marked(tmp_path):
+    curves = {"stdha": [0.2, 0.5, 0.5, 0.505], "stdha-field-2": [0.2, 0.3, 0.4, 0.5]}
+    path = written(tmp_path, [row | {"val": curves[row["method"]]} for row in rows({method: [0.5] for method in curves})])
+    text = tables.markdown(NAME, path)
+    assert "| stdha | 66.0 | 50.0 |" in text and "| stdha-field-2 | 64.7 | 50.0↑ |" in text
+
+
+def test_a_page_has_the_figure_the_numbers_and_the_commands(tmp_path):
+    picture, text = tables.page(NAME, written(tmp_path, rows({"stdha": [0.5], "stdha-field-2": [0.25]})))
+    assert picture.axes and "| stdha | 66.0 | 50.0 |" in text.data and "the paper orders 1 pair of" in text.data
+    (unseen,) = tables.page(NAME, tmp_path / "none.csv", tmp_path)
+    assert NAME in unseen.data and "--only mini-blink/" in unseen.data
+    for folder, name in (("ssv2", NAME), ("k400", "InTI 2"), ("diving48", "ZeroI2V 6, Diving48")):
+        loop = tables.command(name)
+        assert f"-p data_root ../data/{folder} " in loop and loop.startswith("for p in ") and loop.endswith("done")
+        assert f"notebooks/{'06_train_inti' if name == 'InTI 2' else '04_train_zeroi2v'}.ipynb" in loop
+    assert tables.command("ZeroI2V 2(c)").splitlines()[0].split()[3] == "stdha-field-2-b16-8f-ssv2;".rstrip(";")
+    data = (ROOT / "data" / "README.md").read_text()
+    assert all(pattern.format("train") in data for pattern in tables.LISTS.values()), "the files of data/README.md"
+
+
+def test_the_loop_is_one_that_a_shell_takes(tmp_path):
+    for name in TABLES:
+        subprocess.run(["bash", "-n", "-c", tables.command(name)], check=True)
