@@ -20,6 +20,7 @@ from pathlib import Path
 from i2vlib.config import ConfigError, ModelConfig, TowerConfig
 from i2vlib.course.experiments import strategy_rates
 from i2vlib.data.datasets import VideoDataset
+from i2vlib.data.few_shot import few_shot
 from i2vlib.data.lists import ListError
 from i2vlib.data.mini import mini_data
 from i2vlib.files import whole_file
@@ -135,12 +136,15 @@ def read_sets(settings: Settings) -> tuple[Settings, Sets]:
 
 
 def _embedded(settings: Settings) -> Sets:
-    folder = mini_data(settings.protocol.removeprefix("mini-"))
+    task, _, shots = settings.protocol.removeprefix("mini-").partition("-")
+    folder = mini_data(task)
     files = {"train": "train.txt", "val": "train.txt", "test": "val.txt"}
     sets = {name: VideoDataset(folder / file, folder, settings.clip, train=name == "train", seed=settings.train.seed, cache=True)
             for name, file in files.items()}
     every = sets["train"].entries
     sets["train"].entries, sets["val"].entries = every[:-HELD_OUT], every[-HELD_OUT:]
+    if shots:  # "4shot": a fold a seed
+        sets["train"].entries = few_shot(every[:-HELD_OUT], int(shots.removesuffix("shot")), settings.train.seed + 1)
     return Sets(**sets, tested="the test clips of the embedded task")
 
 
