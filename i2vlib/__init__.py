@@ -9,7 +9,7 @@ import importlib
 
 _HOMES = {
     "config": ("AdaptationConfig", "CompressionConfig", "ConfigError", "FOUR_ADAPTERS", "ModelConfig", "SIX_ADAPTERS",
-               "TemporalConfig", "THREE_ADAPTERS", "TowerConfig", "check_parameters"),
+               "SwinConfig", "TemporalConfig", "THREE_ADAPTERS", "TowerConfig", "check_parameters"),
     "data.video": ("VideoError", "read_clip"),
     "measure": ("Count", "count"),
     "presets": ("PRESETS", "PROTOCOLS", "TOWERS"),
