@@ -182,11 +182,11 @@ ROOTS = {"k400": "k400", "ssv2": "ssv2/videos", "ucf101": "ucf101/videos", "hmdb
 
 
 def command(name: str) -> str:
-    """How its rows are measured on the paper's data, as a shell's loop; "" where there is no preset for any."""
+    """How its rows are measured on the paper's data, as a shell's loop; "" where there is no preset, or no released list."""
     presets = list(dict.fromkeys(filter(None, map(TABLES[name].preset, TABLES[name].rows))))
-    if not presets:
+    data = presets[0].rsplit("-", 1)[1] if presets else ""
+    if data not in LISTS:
         return ""
-    data = presets[0].rsplit("-", 1)[1]
     notebook = "06_train_inti" if name.startswith("InTI") else "04_train_zeroi2v"
     files = [LISTS[data].format(part) for part in ("train", "test" if data == "diving48" else "val")]
     return (f"for p in {' '.join(presets)}; do\n"
