@@ -174,6 +174,22 @@ def sentence(name: str, path: Path = RESULTS) -> str:
     return "\n\n".join(lines)
 
 
+def overview(path: Path = RESULTS) -> str:
+    """All tables, a line for each task on which pairs of its rows are measured, and one for each that is measured nowhere."""
+    lines = ["| table | task | pairs that are ordered | so in every seed | the other way round | neither | rank correlation |",
+             "|---|---|---:|---:|---:|---:|---:|"]
+    for name in TABLES:
+        found = {task: pairs(name, task, path) for task in measured(name, path)}
+        for task, counts in found.items():
+            if sum(counts):
+                rho = agreement(name, task, path)[1]
+                numbers = [sum(counts), *counts, "" if math.isnan(rho) else f"{rho:+.2f}"]
+                lines.append(f"| {name} | {task} | {' | '.join(map(str, numbers))} |")
+        if not any(map(sum, found.values())):
+            lines.append(f"| {name} | {'not measured yet' if TABLES[name].tasks else 'not asked here'} | | | | | |")
+    return "\n".join(lines)
+
+
 # ---- a page of it ----
 
 LISTS = {"k400": "kinetics400_{}_list_videos.txt", "ssv2": "sthv2_{}_list_videos.txt",  # as data/README.md lays them out

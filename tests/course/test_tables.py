@@ -136,6 +136,13 @@ def test_a_page_has_the_figure_the_numbers_and_the_commands(tmp_path):
     assert all(pattern.format("train") in data for pattern in tables.LISTS.values()), "the files of data/README.md"
 
 
+def test_the_overview_has_a_line_for_every_table(tmp_path):
+    path = written(tmp_path, rows({method: [0.1 * i] for i, method in enumerate(ORDER)}))
+    text = tables.overview(path)
+    assert f"| {NAME} | {TASK} | 6 | 6 | 0 | 0 | +1.00 |" in text and "| ZeroI2V 6, UCF101 | not asked here |" in text
+    assert all(f"| {name} |" in text for name in TABLES) and len(text.splitlines()) == 2 + len(TABLES)
+
+
 def test_the_loop_is_one_that_a_shell_takes(tmp_path):
     for name in TABLES:
         subprocess.run(["bash", "-n", "-c", tables.command(name)], check=True)
