@@ -12,6 +12,9 @@ _HOMES = {
                "SwinConfig", "TemporalConfig", "THREE_ADAPTERS", "TowerConfig", "check_parameters"),
     "data.few_shot": ("few_shot", "few_shot_lists"),
     "data.video": ("VideoError", "read_clip"),
+    "detection.clips": ("BoxDataset",),
+    "detection.model": ("Detector", "as_detector", "build_detector"),
+    "detection.run": ("evaluate_boxes", "train_detector"),
     "measure": ("Count", "count"),
     "presets": ("PRESETS", "PROTOCOLS", "TOWERS"),
     "protocol": ("ClipConfig", "TrainConfig", "clip_for"),
@@ -24,7 +27,7 @@ _HOMES = {
     "tower.zeroi2v": ("load_zeroi2v", "zeroi2v_state"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
-_ROOMS = ("adaptation", "compression", "course", "data", "insight", "show", "temporal", "tower", "training")
+_ROOMS = ("adaptation", "compression", "course", "data", "detection", "insight", "show", "temporal", "tower", "training")
 __all__ = sorted([*_MODULE_OF, *_ROOMS])
 
 

@@ -21,11 +21,11 @@ from i2vlib.config import (
 )
 from i2vlib.other_towers import other_protocols, other_rows
 from i2vlib.protocol import ClipConfig, Protocol, TrainConfig
-from i2vlib.recipes import few_shot_models, few_shot_protocols, small_peers
+from i2vlib.recipes import ava_models, ava_protocol, few_shot_models, few_shot_protocols, small_peers
 from i2vlib.temporal.heads import stdha_offsets
 from i2vlib.towers import TOWERS, tower_at  # noqa: F401, the towers by name belong to the rows
 
-CLASSES = {"k400": 400, "ssv2": 174, "ucf101": 101, "hmdb51": 51, "diving48": 48,
+CLASSES = {"k400": 400, "ssv2": 174, "ucf101": 101, "hmdb51": 51, "diving48": 48, "ava": 80,
            "vidtab-4shot": 11, "vidtab-16shot": 11,  # of Dark Scene; the list decides, as it does everywhere
            "mini-motion-4shot": 6, "mini-motion-16shot": 6,
            "mini-motion": 6, "mini-blink": 4, "mini-appearance": 32, "mini-corrupted": 32}
@@ -201,8 +201,7 @@ def _inti_rows(zeroi2v: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
 
 _ZEROI2V = _rows()
 PRESETS: dict[str, ModelConfig] = _ZEROI2V | _peers() | _inti_rows(_ZEROI2V) | _miniature()
-PRESETS |= small_peers(PRESETS) | few_shot_models(PRESETS)
-PRESETS |= other_rows(PRESETS)
+PRESETS |= small_peers(PRESETS) | few_shot_models(PRESETS) | ava_models(PRESETS) | other_rows(PRESETS)
 
 
 def _protocols() -> dict[str, Protocol]:
@@ -231,7 +230,7 @@ def _protocols() -> dict[str, Protocol]:
         clip = ClipConfig(frames, size=48, short_side=48, test_short_side=48, random_crop=False, flip=0.0)
         train = TrainConfig(steps=steps, batch_size=32, lr=5e-3, warmup=0.1, clip_norm=1.0, workers=0, save_every=100)
         rows[data] = Protocol(clip, train)
-    return rows | few_shot_protocols(rows["mini-motion"])
+    return rows | few_shot_protocols(rows["mini-motion"]) | {"ava": ava_protocol()}
 
 
 def _inti_protocols() -> dict[str, Protocol]:
@@ -268,7 +267,7 @@ def protocol_for(preset: str) -> str:
     if preset not in PRESETS:
         raise KeyError(f"preset {preset!r}: allowed are {', '.join(PRESETS)}")
     data = next(name for name in CLASSES if preset.endswith(name))
-    if data.startswith(("mini-", "vidtab-")):
+    if data.startswith(("mini-", "vidtab-", "ava")):
         return data
     row, tower = PRESETS[preset], next((f"-{name}" for name in ("l14", "in21k", "swin") if name in preset.split("-")), "")
     if row.adaptation.kind == "full" and row.frames_at(0) == 16:

@@ -90,6 +90,8 @@ def settle(preset: str, protocol: str = "", *, train_list: str = "", val_list: s
     if (recipe.clip.frames, recipe.clip.size) != (config.frames, config.tower.image_size):
         raise ConfigError(f"parameter protocol = {protocol!r}: its clips have {recipe.clip.frames} frames of {recipe.clip.size} "
                           f"pixels, the model of preset {preset!r} takes {config.frames} of {config.tower.image_size}")
+    if protocol == "ava":
+        raise ConfigError(f"preset {preset!r} scores boxes, not clips: i2vlib.detection.run.train_detector trains it")
     embedded = not (train_list or val_list or test_list or data_root)
     if embedded and not protocol.startswith("mini-"):
         raise ConfigError(f"preset {preset!r} with protocol {protocol!r} needs clips: give train_list, val_list and data_root, "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -68,15 +69,20 @@ class VideoDataset(Dataset):
         return {"video": video, "label": label, "index": index, "weight": weight, "error": error}
 
     def _train_item(self, index: int) -> tuple[Tensor, int]:
-        key = hashlib.blake2b(f"{self.seed}/{self._epoch}/{index}".encode(), digest_size=8).digest()
-        with torch.random.fork_rng(devices=[]):
-            g = torch.random.default_generator.manual_seed(int.from_bytes(key, "big") >> 1)
-            clip = self.clip
+        clip = self.clip
+        with self._draws(index) as g:
             frames = self._frames(index, lambda total: [
                 dense_indices(total, clip.frames, clip.stride, generator=g) if clip.sampling == "dense"
                 else uniform_indices(total, clip.frames, jitter=g)])
             video, label = self._transform(frames[0], self.entries[index].label)
         return video[None], label
+
+    @contextmanager
+    def _draws(self, index: int) -> Iterator[torch.Generator]:
+        """torch's random numbers as (seed, epoch, index) alone decide them, and behind it as they were."""
+        key = hashlib.blake2b(f"{self.seed}/{self._epoch}/{index}".encode(), digest_size=8).digest()
+        with torch.random.fork_rng(devices=[]):
+            yield torch.random.default_generator.manual_seed(int.from_bytes(key, "big") >> 1)
 
     def _test_item(self, index: int) -> Tensor:
         frames = self._frames(index, lambda total: view_indices(total, self.clip))

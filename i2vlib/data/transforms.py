@@ -63,7 +63,7 @@ class TrainTransform:
             video = change(video)
         if self.clip.erasing:
             video = erase(video, self.clip.erasing, self.clip.erasing_fill)
-        return _normalise(video, self.clip), label
+        return normalised(video, self.clip), label
 
 
 def test_views(clip: ClipConfig) -> TestViews:
@@ -85,11 +85,11 @@ class TestViews:
     def __call__(self, frames: Tensor) -> Tensor:
         video, size = _short_side(frames.permute(0, 3, 1, 2), self.clip.test_short_side), self.clip.size
         if self.clip.test_crops == 1:
-            return _normalise(F.center_crop(video, [size, size]), self.clip)[None]
+            return normalised(F.center_crop(video, [size, size]), self.clip)[None]
         H, W = video.shape[-2:]
         top, left = (H - size) // 2, (W - size) // 2
         corners = [(top, x) for x in (0, left, W - size)] if W >= H else [(y, left) for y in (0, top, H - size)]
-        return _normalise(torch.stack([F.crop(video, y, x, size, size) for y, x in corners]), self.clip)
+        return normalised(torch.stack([F.crop(video, y, x, size, size) for y, x in corners]), self.clip)
 
 
 def _short_side(video: Tensor, side: int) -> Tensor:
@@ -98,5 +98,5 @@ def _short_side(video: Tensor, side: int) -> Tensor:
     return F.resize(video, [side], antialias=True)
 
 
-def _normalise(video: Tensor, clip: ClipConfig) -> Tensor:
+def normalised(video: Tensor, clip: ClipConfig) -> Tensor:
     return F.normalize(F.to_dtype(video, torch.float32, scale=True), list(clip.mean), list(clip.std))

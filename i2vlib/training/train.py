@@ -63,7 +63,12 @@ def train(model: nn.Module, train_set, config: TrainConfig, out: str | Path, *, 
     loss that is not finite; a folder that another run holds), LoadingError (no process can be started to read clips, or no clip
     shows what an item looks like).
     """
-    out = Path(out)
+    return run_through(Run, model, train_set, config, Path(out), val_set, resume, progress)
+
+
+def run_through(kind: type[Run], model: nn.Module, train_set, config: TrainConfig, out: Path, val_set, resume: bool,
+                progress: bool) -> dict:
+    """What train() says, by a run of that kind: i2vlib.detection has one with another loss."""
     check_clips(model, train_set, config)
     if val_set is not None:
         check_clips(model, val_set)
@@ -71,7 +76,7 @@ def train(model: nn.Module, train_set, config: TrainConfig, out: str | Path, *, 
     loading.check_labels(train_set, model.config.classes)
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices):  # the caller's random numbers stay as if nothing had been trained
-        run = Run(model, train_set, config, out, val_set, progress)
+        run = kind(model, train_set, config, out, val_set, progress)
         try:
             run.start(resume)
             return run.go()
@@ -188,20 +193,25 @@ class Run(SavedRun):
         return self.step == self.total or (not self.config.steps and passes[0] < passes[1])
 
     def _evaluate(self) -> None:
-        size = max(1, self.batches.size)
         with self.interrupts.apart():
-            result = evaluate(self.model, self.val_set, batch_size=size, workers=self.config.workers, progress=self.progress,
-                              accelerator=self.accelerator, named=self.bad, max_unreadable=self.config.max_unreadable)
+            scores, bad_files = self._tested(
+                batch_size=max(1, self.batches.size), workers=self.config.workers, progress=self.progress,
+                accelerator=self.accelerator, named=self.bad, max_unreadable=self.config.max_unreadable)
         with self.interrupts.whole():
-            self.bad.update(result.bad_files)
-            scores = {"top1": result.top1, "top5": result.top5}
-            if self.best is None or result.top1 > self.best["top1"]:
+            self.bad.update(bad_files)
+            main = next(iter(scores))
+            if self.best is None or scores[main] > self.best[main]:
                 self.best = {"step": self.step, **scores}
                 self._save_model(runs.BEST)
             if self.log:
                 self.log.write("val", self.step, epoch=self.metrics["epoch"], **scores, bad_files=len(self.bad))
             self.evaluated, self.scores = self.step, scores
             self._tick()
+
+    def _tested(self, **how) -> tuple[dict[str, float], dict[str, str]]:
+        """Scores on the validation set, the first of which chooses the best step, and the files that could not be read."""
+        result = evaluate(self.model, self.val_set, **how)
+        return {"top1": result.top1, "top5": result.top5}, result.bad_files
 
     def _finish(self) -> None:
         with self.interrupts.whole():

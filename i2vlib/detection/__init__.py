@@ -1,0 +1,1 @@
+"""Which actions the people in given boxes do: AVA's annotations, clips with boxes, a head on boxes, training, mean AP."""
