@@ -243,11 +243,11 @@ def deviations(found: list[Cell]) -> Figure:
                       mfc=colour if cell.agrees else "white", mew=1.2, alpha=0.85)
         for side, numbers in outside.items():
             if numbers:
-                axis.annotate(f"{', '.join(numbers)} %", (side * edge, i), (-8 * side, 0), textcoords="offset points",
-                              va="center", ha="right" if side > 0 else "left", fontsize=8)
+                axis.annotate(f"{', '.join(numbers)} %", (side * edge, i), (8, 0), textcoords="offset points", va="center",
+                              fontsize=8)
     names = [f"{group} ({sum(c.agrees for c in found if c.group == group)} of {sum(c.group == group for c in found)})"
              for group in reversed(GROUPS)]
-    axis.set(yticks=range(len(names)), yticklabels=names, xlim=(-edge - 0.6, edge + 0.6),
+    axis.set(yticks=range(len(names)), yticklabels=names, xlim=(-edge - 0.6, edge + 2.4), xticks=range(-8, 10, 2),
              xlabel="counted here over printed, less 1 (%); grey: within 1 %",
              title=f"{sum(c.agrees for c in found)} of {len(found)} printed costs come out; the open marks are explained below")
     marks = [Line2D([], [], ls="", marker=m, color=c, mfc=f, ms=5, label=label) for m, c, f, label in (

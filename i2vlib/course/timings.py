@@ -26,7 +26,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from i2vlib.config import AIM_PLACES, FOUR_ADAPTERS, AdaptationConfig, CompressionConfig, ModelConfig, TemporalConfig, TowerConfig
 from i2vlib.layers import QuickGELU
-from i2vlib.measure import interleave, kept_for_backward
+from i2vlib.measure import interleave, kept_for_backward, multiply_adds
 from i2vlib.presets import PRESETS, TOWERS, tower_at
 from i2vlib.show.names import finished
 from i2vlib.temporal.heads import stdha_offsets
@@ -167,6 +167,36 @@ def standing(form: Form) -> tuple[int, int]:
     return 4 * (sum(p.numel() for p in model.parameters()) - lower), 12 * trained
 
 
+def step_multiply_adds(form: Form) -> int:
+    """Multiply-adds of a training step on one clip: forward; back to what is read, which are two things for attention's products;
+    once more for each weight that trains; and what is computed again, in which norms count 0."""
+    config, tower = form.config, form.config.tower
+    still = replace(config, adaptation=AdaptationConfig(), drop_path=0.0)
+    forward, added = multiply_adds(config), multiply_adds(config) - multiply_adds(still)
+    pixels = config.frames * tower.grid**2 * 3 * tower.patch_size**2 * tower.width  # no gradient goes back to pixels
+    if config.temporal.evl:  # the tower runs once, and nothing goes back into it: half of the maps is not trained, half a table
+        once = multiply_adds(replace(config, temporal=TemporalConfig())) - tower.width * config.classes
+        maps, conv = 4 * (config.frames - 1) * tower.grid**4, 3 * config.frames * tower.tokens
+        return 3 * forward - 2 * once - config.temporal.evl * tower.width * (3 * maps // 2 + conv)
+    if config.adaptation.kind == "full":
+        return 3 * forward - pixels
+    block = config.frames * (12 * tower.tokens * tower.width**2 + 2 * tower.tokens**2 * tower.width)
+    forward -= pixels + config.lower * block if form.features else 0
+    products = sum(2 * config.frames_at(b) * tower.tokens**2 * tower.width for b in range(config.lower, tower.layers))
+    sites = multiply_adds(still) - multiply_adds(replace(still, compression=unweighted(still.compression)))
+    passed = forward - (0 if form.features else pixels)
+    head = tower.width * config.classes
+    total = forward + passed + products + added + sites + head
+    again = 0 if form.around is straightforward else added // 4  # of four adapters the first matrix of the two behind norms
+    # a block again, but for the last matrix of its last adapter
+    return total + again + (passed - head - added // 8 if form.around is recomputing else 0)
+
+
+def unweighted(compression: CompressionConfig) -> CompressionConfig:
+    """The same sites as plain means, which cost nothing."""
+    return CompressionConfig("mean", compression.after) if compression.after else compression
+
+
 def step_times(chosen: Mapping[str, Form], rounds: int, clips: int = 1, device: str = "cpu",
                dtype: torch.dtype = torch.float32) -> dict[str, list[float]]:
     """Seconds of a forward and backward pass of each form, taken in turn; on a CPU, of processor time."""
@@ -213,12 +243,14 @@ def latency_figure(live: Mapping[str, tuple], counted: Mapping[str, float], kept
 
 
 LINES = {("straightforward", "default", "blocks recomputed"): "C0", ("default", "upper 8 blocks", "upper 4 blocks"): "C2"}
-LABELS = {"with InTI": (6, 3, "left"), "upper 8 blocks": (-6, 5, "right"), "upper 4 blocks": (-6, 5, "right"),
+LABELS = {"with InTI": (6, 3, "left"), "upper 8 blocks": (-6, 5, "right"), "upper 4 blocks": (8, -4, "left"),
           "full, with InTI": (-6, 5, "right"), "full fine-tuning": (-8, 5, "right")}  # points, where a name stands
 
 
-def trade_figure(bytes_kept: Mapping[str, float], live: Mapping[str, tuple], kept_run: Mapping | None = None) -> Figure:
-    """Bytes kept for backward against the time of a step, both over the straightforward form's; lines join forms of one kind."""
+def trade_figure(bytes_kept: Mapping[str, float], counted: Mapping[str, float], live: Mapping[str, tuple],
+                 kept_run: Mapping | None = None) -> Figure:
+    """Bytes kept for backward against the time of a step, both over the straightforward form's; lines join forms of one kind,
+    black strokes are the multiply-adds of a step."""
     runs = {"this run": live} | ({f"the longer run: {kept_run['tower']}": kept_run["step"]} if kept_run else {})
     figure, axes = plt.subplots(1, len(runs), figsize=(9.2 if kept_run else 6, 4.2), sharex=True, sharey=True, squeeze=False)
     for axis, (title, found) in zip(axes[0], runs.items(), strict=True):
@@ -228,6 +260,7 @@ def trade_figure(bytes_kept: Mapping[str, float], live: Mapping[str, tuple], kep
             colour = next((c for line, c in LINES.items() if name in line), "C1")
             axis.plot([low, high], [bytes_kept[name]] * 2, color=colour, lw=4, alpha=0.3, solid_capstyle="butt")
             axis.plot(middle, bytes_kept[name], "o", color=colour, ms=5)
+            axis.plot(counted[name], bytes_kept[name], "|", color="black", ms=11, mew=1.3)
             right, up, side = LABELS.get(name, (7, 5, "left"))
             axis.annotate(name, (middle, bytes_kept[name]), (right, up), textcoords="offset points", fontsize=8, ha=side)
         axis.set(title=title, xlabel="time of a step over the straightforward one's", ylim=(0, 1.08))

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 import i2vlib as i2v
 from i2vlib.config import ModelConfig, TemporalConfig, TowerConfig
@@ -121,6 +123,22 @@ def test_table_10_is_of_the_papers_models():
     assert all(abs(parameters(rows[name][0].config)[1] - millions) < 0.7 for name, millions in tuned.items())
 
 
+@pytest.mark.parametrize("name", ["straightforward", "default", "blocks recomputed", "upper 4 blocks", "with InTI", "EVL",
+                                  "full fine-tuning"])
+def test_the_work_of_a_step_is_what_a_counter_sees(name):
+    """Forward and backward under PyTorch's operator counter, with the plain form of attention. The counter takes the gradient of
+    a depth-wise kernel for that of a full one, D times as much."""
+    tower = replace(TINY, mlp_ratio=4.0)
+    form, D = forms(tower, 8, 5)[name], TINY.width
+    pooled = 3 * (8 + 4 + 2) + 3 * (4 + 2 + 1)  # of InTI's two sites, as the cubes' kernels on 8 and 4 frames of 4 patches
+    kernels = {"with InTI": D * (27 * (8 + 4) * 4 + pooled), "EVL": D * 4 * 3 * 8 * 5}.get(name, 0)
+    model = i2v.build_model(form.config).train()
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        with form.around(model) if form.around is not nullcontext else nullcontext():
+            model(given(form.config)).square().sum().backward()
+    assert timings.step_multiply_adds(form) == counter.get_total_flops() // 2 - (D - 1) * kernels
+
+
 # ---- seconds and pictures ----
 
 def test_quartiles_are_of_ratios_within_a_round():
@@ -139,10 +157,15 @@ def test_models_and_forms_are_timed_and_drawn(tmp_path):
     run = {"tower": "tiny", "latency": live, "step": step}
     axis = timings.latency_figure(live, counted, run).axes[0]
     assert [t.get_text() for t in axis.get_yticklabels()] == list(reversed(live))[:-1]
-    assert len(timings.trade_figure(dict.fromkeys(step, 0.5), step, run).axes) == 2
-    assert len(timings.trade_figure(dict.fromkeys(step, 0.5), step).axes) == 1
+    assert len(timings.trade_figure(dict.fromkeys(step, 0.5), dict.fromkeys(step, 1.0), step, run).axes) == 2
+    assert len(timings.trade_figure(dict.fromkeys(step, 0.5), dict.fromkeys(step, 1.0), step).axes) == 1
     (tmp_path / "costs.json").write_text(json.dumps(run))
     assert timings.read_kept(tmp_path / "costs.json")["tower"] == "tiny" and timings.read_kept(tmp_path / "none.json") == {}
+
+
+def test_they_run_in_half_precision_as_on_a_gpu():
+    assert all(latencies(TINY, 4, 2, 1, dtype=torch.bfloat16).values())
+    assert all(step_times(forms(TINY, 4, 5), 1, 2, dtype=torch.bfloat16).values())
 
 
 def test_the_kept_run_is_of_these_models_and_forms():
