@@ -57,14 +57,17 @@ def count(model: nn.Module, frames: int, size: int) -> Count:
 
 
 def kept_for_backward(model: nn.Module, clip: torch.Tensor) -> int:
-    """Bytes that a forward pass on `clip` leaves for the backward pass: every storage once, the model's weights not counted."""
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    """Bytes that a forward pass on `clip` leaves for the backward pass: every storage once, the model's weights not counted.
+
+    Where tensors have shapes alone (FakeTensorMode), too.
+    """
+    weights = {p.untyped_storage()._cdata for p in model.parameters()}  # data_ptr is 0 where there is no memory
     kept: dict[int, torch.UntypedStorage] = {}  # holding them keeps an address from being given out twice
 
     def pack(x: torch.Tensor) -> torch.Tensor:
         storage = x.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
@@ -130,20 +133,24 @@ def site_multiply_adds(config: ModelConfig, frames: int, tokens: int, everywhere
     return total + 2 * C * (pairs * tokens if compression.head == "attention" else max(parts))
 
 
-def interleave(runs: dict[str, Callable[[], object]], repeats: int, device: str = "cpu") -> dict[str, list[float]]:
-    """Seconds of each run, taken in turn so that a drift of the machine's speed meets all alike. Two warm-up rounds."""
+def interleave(runs: dict[str, Callable[[], object]], repeats: int, device: str = "cpu",
+               warmup: int = 2, clock: Callable[[], float] = time.perf_counter) -> dict[str, list[float]]:
+    """Seconds of each run, taken in turn so that a drift of the machine's speed meets all alike, behind some warm-up rounds.
+
+    clock: time.process_time gives the processor's seconds, all threads together, which other programs hardly disturb.
+    """
     def timed(run: Callable[[], object]) -> float:
-        start = time.perf_counter()
+        start = clock()
         run()
         if device == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return clock() - start
 
     times = {name: [] for name in runs}
-    for i in tqdm(range(repeats + 2), desc="timing in turn", leave=False):
+    for i in tqdm(range(repeats + warmup), desc="timing in turn", leave=False):
         for name in sorted(runs, key=list(runs).index, reverse=bool(i % 2)):  # A B C, C B A, ...
             seconds = timed(runs[name])
-            if i >= 2:
+            if i >= warmup:
                 times[name].append(seconds)
     return times
 

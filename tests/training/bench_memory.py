@@ -10,36 +10,23 @@ of the ratio within a round. "Straightforward" is the equations as they read: ea
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from i2vlib.config import FOUR_ADAPTERS, AdaptationConfig, ModelConfig, TemporalConfig, TowerConfig
-from i2vlib.layers import QuickGELU
+from i2vlib.course.timings import straightforward
 from i2vlib.measure import interleave, kept_for_backward, median_ratio
 from i2vlib.presets import TOWERS, tower_at
 from i2vlib.temporal.heads import stdha_offsets
-from i2vlib.tower import attention, backbone
 from i2vlib.tower.classifier import build_model
 from i2vlib.tower.modes import recomputing
 
 TOWER = {"ViT-B/16, 224 pixels": replace(TOWERS["ViT-B-16"], quick_gelu=True),
          "ViT-S/14, 112 pixels": tower_at("saliency-vit-s14", 112)}
-
-
-@contextmanager
-def straightforward(model: nn.Module) -> Iterator[None]:
-    """Each module keeps what it is given, and QuickGELU is a product of its input and a sigmoid."""
-    def through(x: Tensor, *modules: nn.Module) -> Tensor:
-        return nn.Sequential(*modules)(x)
-
-    with patch.object(attention, "through", through), patch.object(backbone, "through", through), \
-            patch.object(QuickGELU, "forward", lambda self, x: x * torch.sigmoid(1.702 * x)):
-        yield
 
 
 def forms(tower: TowerConfig) -> dict[str, tuple[nn.Module, Tensor, Callable]]:
