@@ -165,10 +165,11 @@ def open_clip_state(model: VideoClassifier) -> dict[str, Tensor]:
 
 def beyond_images(config: ModelConfig) -> list[str]:
     """What a model has that no image tower computes, in words; nothing where it is one, frame by frame."""
-    temporal = config.temporal
+    temporal, swin_tower = config.temporal, isinstance(config.tower, SwinConfig)
     added = {"adapters (merge first)": config.adaptation.adds, "relocated heads": any(temporal.offsets),
              f"the shift {temporal.shift!r}": temporal.shift != "none", "the temporal embedding": temporal.embedding,
-             "patches of several frames": temporal.stem, "UniFormerV2's modules": temporal.local or temporal.global_blocks,
+             "patches of two frames": temporal.stem and swin_tower,
+             "UniFormerV2's modules": temporal.local or temporal.global_blocks or temporal.stem and not swin_tower,
              "EVL's decoder": temporal.evl,
              f"compression {config.compression.kind!r}": config.compression.kind != "none"}
     return [name for name, there in added.items() if there]

@@ -26,7 +26,7 @@ def timm_state(model: VideoClassifier, name: str | None = None, **changes) -> di
     which has timm's own form, forward_head(forward_features(images)). What was
     folded is undone where the family has a place for it: LayerScale comes back as 1, the bias of the patches as 0, and where
     class tokens have no position theirs is added to cls_token. Raises ValueError where something would be lost (adapters that are
-    not merged, offsets, the temporal embedding, compression, modules over time, patches of several frames), where timm's model is
+    not merged, offsets, the temporal embedding, compression, modules over time, patches of two frames), where timm's model is
     another than the config's tower, and where it has no place for a number; WeightsError for a name that timm does not know or no
     tower of ours has.
     """

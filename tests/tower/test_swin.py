@@ -198,6 +198,8 @@ def test_each_stage_has_its_own_offsets_and_frames_meet_nowhere_else():
     still = video[:, :1].expand(-1, 8, -1, -1, -1)
     spatial = random(ModelConfig(SMALL, frames=8))
     assert (model(still) - spatial(still)).abs().max() <= 1e-12 and (model(video) - spatial(video)).abs().max() > 1e-3
+    assert (spatial(video) - spatial(video.flip(1))).abs().max() <= 1e-13, "order is invisible without offsets"
+    assert (model(video) - model(video.flip(1))).abs().max() > 1e-3
     with pytest.raises(ValueError, match=r"video \(1, 8, 3, 40, 48\): allowed is \(B, T, 3, 48, 48\)"):
         model(video[..., :40, :])
 
@@ -268,7 +270,7 @@ def test_without_offsets_timm_computes_the_merged_model_on_any_clip():
 
 def test_what_timm_would_leave_out_is_named():
     for changes, named in (({"adaptation": LINEAR}, r"adapters \(merge first\)"), ({"temporal": TemporalConfig(OFFSETS)},
-                           "relocated heads"), ({"temporal": TemporalConfig(stem=True)}, "patches of several frames")):
+                           "relocated heads"), ({"temporal": TemporalConfig(stem=True)}, "patches of two frames")):
         with pytest.raises(ValueError, match=f"timm's model would leave out {named}"):
             i2v.timm_state(i2v.VideoClassifier(replace(ModelConfig(SMALL, frames=8), **changes)))
     with pytest.raises(ValueError, match="its image_size is 224, TowerConfig.image_size is 48"):
