@@ -35,6 +35,8 @@ def test_interleave_alternates_and_ratios_are_within_a_round():
     order = []
     times = interleave({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=4)
     assert order == ["a", "b", "b", "a"] * 3 and len(times["a"]) == 4
+    ticks = iter(range(100))
+    assert interleave({"a": int}, 3, warmup=1, clock=lambda: next(ticks)) == {"a": [1, 1, 1]} and next(ticks) == 8
     assert median_ratio({"a": [2, 40, 6], "b": [1, 20, 3]}, "a", "b") == 2
 
 
