@@ -54,7 +54,7 @@ experiments-real: $(READY)
 	HF_HUB_OFFLINE=1 $(PY) -m i2vlib.course.real
 	$(PY) -m i2vlib.course.real_tables
 
-# TABLES_FLAGS go to Snakemake, such as: --executor slurm --jobs 200. FAST=1: two steps a cell, numbers that mean nothing.
+# TABLES_FLAGS go to Snakemake, such as: --executor slurm --jobs 200. FAST=1: two steps of each method, numbers that mean nothing.
 tables: $(READY)
 	HF_HUB_OFFLINE=1 $(PY) -m i2vlib.course.workflow $(if $(FAST),--fast) -- $(TABLES_FLAGS)
 

@@ -9,7 +9,7 @@ import importlib
 
 _HOMES = {
     "config": ("AdaptationConfig", "CompressionConfig", "ConfigError", "FOUR_ADAPTERS", "ModelConfig", "SIX_ADAPTERS",
-               "TemporalConfig", "THREE_ADAPTERS", "TowerConfig", "check_parameters"),
+               "SwinConfig", "TemporalConfig", "THREE_ADAPTERS", "TowerConfig", "check_parameters"),
     "data.few_shot": ("few_shot", "few_shot_lists"),
     "data.video": ("VideoError", "read_clip"),
     "detection.clips": ("BoxDataset",),

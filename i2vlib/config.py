@@ -7,8 +7,10 @@ from videos and the way a model is trained stand in i2vlib.protocol.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from i2vlib.checked import Config, ConfigError, check_parameters  # noqa: F401, the last for the notebooks
+from i2vlib.towers import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, SwinConfig, TowerConfig  # noqa: F401, all by one name
 
 # The six weights of a ViT block that an adapter can stand at (Table 3 of ZeroI2V), in the order of the forward pass.
 # "qkv" is one adapter shared in front of W_q, W_k, W_v; "q", "k", "v" are one each. "*_out" stand behind their weight.
@@ -18,6 +20,7 @@ FOUR_ADAPTERS = ("qkv", "attn_out", "mlp_in", "mlp_out")
 SIX_ADAPTERS = ("q", "k", "v", "attn_out", "mlp_in", "mlp_out")
 AIM_PLACES = ("time_in", "time_out", "attn_out", "mlp")  # AIM's own: around attention over time, behind attention, beside MLP
 ADAPTATIONS = ("frozen", "full", "heads", "linear", "gelu", "lora", "st_adapter", "aim")
+SWIN_ADAPTATIONS = ("frozen", "full", "linear", "gelu")
 MIXING = ("st_adapter", "aim")  # they read other frames
 
 # The contexts that InTI's weight network reads (eq. 9-12 of InTI) and the compressions that it is compared with.
@@ -28,57 +31,13 @@ DROPPING = ("tome", "sta")  # fewer tokens a frame: the grid of patches is lost
 # What STDHA is compared with at no parameter and no multiply-add (ZeroI2V Tables 1 and 2a); i2vlib.temporal.shifts has them.
 SHIFTS = ("class_token", "class_token_kv", "channel_kv", "channel_qkv", "patch")
 
-CLIP_MEAN = (122.769 / 255, 116.74 / 255, 104.04 / 255)
-CLIP_STD = (68.493 / 255, 66.63 / 255, 70.321 / 255)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class TowerConfig(Config):
-    """The image transformer: the shapes of an open_clip VisionTransformer, and what plain ViTs of other origins lack or add."""
-
-    image_size: int = 224
-    patch_size: int = 16
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
-    output_dim: int = 512  # columns of `proj`, into the space shared with text; 0: the tower has no proj
-    quick_gelu: bool | None = None  # None: the weights' origin decides (OpenAI's CLIP needs True)
-    ln_pre: bool = True  # a LayerNorm before the first block, as in CLIP; DINO, DeiT, MAE and ImageNet's ViTs have none
-    norm_eps: float = 1e-5  # of every LayerNorm; 1e-6 in most towers that are not CLIP's
-    registers: int = 0  # tokens without a patch beside the class token: registers (DINOv2), the distillation token (DeiT)
-    mean: tuple[float, float, float] = CLIP_MEAN  # what the tower's pictures were normalised with: ClipConfig has to agree
-    std: tuple[float, float, float] = CLIP_STD
-
-    def check(self) -> None:
-        for name in ("image_size", "patch_size", "width", "layers", "heads"):
-            self.need(getattr(self, name) >= 1, name, "1 or more")
-        self.need(self.output_dim >= 0, "output_dim", "0 (no proj) or more")
-        self.need(self.image_size % self.patch_size == 0, "image_size", f"a multiple of patch_size {self.patch_size}")
-        self.need(self.width % self.heads == 0, "width", f"a multiple of heads {self.heads}")
-        self.need(self.mlp_ratio > 0, "mlp_ratio", "more than 0")
-        self.need(self.norm_eps > 0, "norm_eps", "more than 0")
-        self.need(self.registers >= 0, "registers", "0 or more")
-        self.need(min(self.std) > 0, "std", "three numbers above 0")
-
-    @property
-    def grid(self) -> int:
-        """Patches along one side."""
-        return self.image_size // self.patch_size
-
-    @property
-    def tokens(self) -> int:
-        """N: the class token, the patches of one frame, then the registers."""
-        return 1 + self.grid**2 + self.registers
-
 
 @dataclass(frozen=True)
 class TemporalConfig(Config):
     """Which frame each head reads, and the modules over time. None of them is naive, order-blind adaptation."""
 
     # STDHA (ZeroI2V eq. 7-9): one frame offset a head, 0 = spatial; () = all spatial. Behind a site of compression, where fewer
-    # frames are left, a head whose offset reaches beyond them reads its own frame.
+    # frames are left, a head whose offset reaches beyond them reads its own frame. Swin: stage by stage
     offsets: tuple[int, ...] = ()
     # learn what tells the frames' places apart: (1,T,D), zero at the start, added before ln_pre; with ModelConfig.upper, before
     # the first block that is adapted
@@ -91,13 +50,14 @@ class TemporalConfig(Config):
     shift: str = "none"
     folds: int = 12  # n, but with patch: a share 1/n of the channels, rounded down, reads each of the two neighbouring frames
     global_dropout: float = 0.0  # in the global modules' MLPs and those of EVL's decoder, behind the activation
-    # UniFormerV2's patch stem: every second frame with the one before and after it, so T/2 frames are in the tower
+    # patches of several frames, so that T/2 frames are in the tower. UniFormerV2's stem: every second frame with the one before
+    # and after it; Swin: each pair of frames, as in Video Swin
     stem: bool = False
     evl: int = 0  # layers of EVL's decoder, which read so many last blocks of a frozen tower; the head reads it alone
 
     @property
     def modules(self) -> bool:
-        """Whether there are weights over time: UniFormerV2's modules or stem, EVL's decoder."""
+        """Whether there are weights over time: UniFormerV2's modules, a stem, EVL's decoder."""
         return bool(self.local or self.global_blocks or self.stem or self.evl)
 
     def check(self) -> None:
@@ -207,7 +167,8 @@ class ModelConfig(Config):
         self.need(0 <= self.head_dropout < 1, "head_dropout", "from 0 to below 1")
         self.need(self.head_std > 0, "head_std", "more than 0")
         self.need(0 <= self.drop_path < 1, "drop_path", "from 0 to below 1")
-        offsets, heads, frames = self.temporal.offsets, self.tower.heads, self.frames_at(0)
+        self._check_swin()
+        offsets, heads, frames = self.temporal.offsets, self.tower.all_heads, self.frames_at(0)
         if offsets and len(offsets) != heads:
             raise ConfigError(f"ModelConfig.temporal.offsets has {len(offsets)} entries: allowed is one a head, {heads}")
         for i, offset in enumerate(offsets):
@@ -224,6 +185,25 @@ class ModelConfig(Config):
                                   "adapted")
         self._check_compression()
         self._check_rivals()
+
+    def _check_swin(self) -> None:
+        """Refuse what this library has for plain ViTs alone."""
+        temporal, adaptation = self.temporal, self.adaptation
+        wrong = {
+            "compression.kind": self.compression.kind != "none" and "sites of compression fuse or drop tokens of one grid",
+            "temporal.shift": temporal.shift != "none" and "shifts are for class tokens, or compared on plain ViTs alone",
+            "temporal.queries": temporal.queries and "the paper relocates k and v in it, no queries",
+            "temporal.embedding": temporal.embedding and "it has no positions but those within a window",
+            "temporal.local": temporal.local and "UniFormerV2's modules are for a class token and its patches",
+            "temporal.global_blocks": temporal.global_blocks and "UniFormerV2's modules are for a class token and its patches",
+            "temporal.evl": temporal.evl and "EVL's decoder reads blocks of one width",
+            "adaptation.kind": adaptation.kind not in SWIN_ADAPTATIONS and f"allowed is {', '.join(SWIN_ADAPTATIONS)}",
+            "adaptation.places": not set(adaptation.places) <= set(FOUR_ADAPTERS) and f"allowed are {', '.join(FOUR_ADAPTERS)}",
+            "upper": self.upper and "blocks lie in stages, and all are adapted"}
+        for name, reason in wrong.items() if isinstance(self.tower, SwinConfig) else ():
+            if reason:
+                value = attrgetter(name)(self)
+                raise ConfigError(f"ModelConfig.{name} = {value!r} with a Swin tower: {reason}")
 
     def _check_shift(self) -> None:
         tower, temporal = self.tower, self.temporal

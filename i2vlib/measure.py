@@ -23,12 +23,13 @@ from tqdm.auto import tqdm
 
 from i2vlib.adaptation.block import adapter_multiply_adds
 from i2vlib.compression.tokens import sta_multiply_adds, tome_multiply_adds
-from i2vlib.config import DROPPING, AdaptationConfig, ModelConfig, TemporalConfig
+from i2vlib.config import DROPPING, AdaptationConfig, ModelConfig, SwinConfig, TemporalConfig
 from i2vlib.presets import PRESETS
 from i2vlib.temporal.aim import over_time_multiply_adds
 from i2vlib.temporal.evl import evl_multiply_adds
 from i2vlib.temporal.uniformerv2 import global_multiply_adds, local_multiply_adds
 from i2vlib.tower.classifier import VideoClassifier, build_model, merge
+from i2vlib.tower.swin import swin_multiply_adds
 from i2vlib.tower.wrappers import bare_copy
 
 
@@ -78,6 +79,8 @@ def multiply_adds(config: ModelConfig, everywhere: bool = False) -> int:
     everywhere: count InTI's frame and global levels as if they were computed anew for every token, as the paper's column does.
     """
     tower, compression, temporal = config.tower, config.compression, config.temporal
+    if isinstance(tower, SwinConfig):
+        return swin_multiply_adds(config)
     D, hidden = tower.width, int(tower.width * tower.mlp_ratio)
     total = config.frames_at(0) * tower.grid**2 * (9 if temporal.stem else 3) * tower.patch_size**2 * D + D * config.classes
     for block in range(1, tower.layers + 1):

@@ -13,29 +13,18 @@ from i2vlib.adaptation.strategies import strategies
 from i2vlib.config import (
     AIM_PLACES,
     FOUR_ADAPTERS,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     SIX_ADAPTERS,
     AdaptationConfig,
     CompressionConfig,
     ModelConfig,
     TemporalConfig,
-    TowerConfig,
 )
+from i2vlib.other_towers import other_protocols, other_rows
 from i2vlib.protocol import ClipConfig, Protocol, TrainConfig
 from i2vlib.recipes import ava_models, ava_protocol, few_shot_models, few_shot_protocols, small_peers
 from i2vlib.temporal.heads import stdha_offsets
+from i2vlib.towers import TOWERS, tower_at  # noqa: F401, the towers by name belong to the rows
 
-VIT_S14 = TowerConfig(112, 14, 384, 12, 6, 4.0, 0, False, ln_pre=False, norm_eps=1e-6, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-TOWERS = {
-    "ViT-B-32": TowerConfig(224, 32, 768, 12, 12, 4.0, 512),
-    "ViT-B-16": TowerConfig(224, 16, 768, 12, 12, 4.0, 512),
-    "ViT-L-14": TowerConfig(224, 14, 1024, 24, 16, 4.0, 768),
-    "ViT-L-14-336": TowerConfig(336, 14, 1024, 24, 16, 4.0, 768),
-    "mini": TowerConfig(48, 6, 64, 4, 8, 4.0, 64),  # shipped with its weights: 8x8 patches, 0.2M parameters
-    # real pre-training on photographs, fetched by `python -m i2vlib.fetch`; made for 518 pixels, here of 8x8 patches: tower_at
-    "dinov2-s14": VIT_S14, "saliency-vit-s14": VIT_S14,
-}
 CLASSES = {"k400": 400, "ssv2": 174, "ucf101": 101, "hmdb51": 51, "diving48": 48, "ava": 80,
            "vidtab-4shot": 11, "vidtab-16shot": 11,  # of Dark Scene; the list decides, as it does everywhere
            "mini-motion-4shot": 6, "mini-motion-16shot": 6,
@@ -45,14 +34,6 @@ SSV2_FLIPS = ((86, 87), (93, 94), (166, 167))  # "left to right" against "right 
 B = {3: stdha_offsets(12, 3), 4: stdha_offsets(12, 4), 5: stdha_offsets(12, 5), 6: stdha_offsets(12, 6)}
 L = {3: stdha_offsets(16, 3, 2), 4: stdha_offsets(16, 4, 2), 5: (-1, -1, 1, 1, -2, 2) + (0,) * 10,
      6: (-1, -1, 1, 1, -2, 2, -3) + (0,) * 9}
-
-
-def tower_at(name: str, image_size: int) -> TowerConfig:
-    """The tower of that name for square pictures of image_size pixels: its weights load with resize_positions=True.
-
-    Raises KeyError for an unknown name, ConfigError for a size that is no multiple of its patches.
-    """
-    return replace(TOWERS[name], image_size=image_size)
 
 
 def _zeroi2v(tower: str, offsets: tuple[int, ...], frames: int, data: str, scale: float, places=FOUR_ADAPTERS) -> ModelConfig:
@@ -221,6 +202,7 @@ def _inti_rows(zeroi2v: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
 _ZEROI2V = _rows()
 PRESETS: dict[str, ModelConfig] = _ZEROI2V | _peers() | _inti_rows(_ZEROI2V) | _miniature()
 PRESETS |= small_peers(PRESETS) | few_shot_models(PRESETS) | ava_models(PRESETS)
+PRESETS |= other_rows(PRESETS)
 
 
 def _protocols() -> dict[str, Protocol]:
@@ -242,6 +224,7 @@ def _protocols() -> dict[str, Protocol]:
         data, frames = name.split("-")
         clip = replace(row.clip, erasing=0.25, erasing_fill="noise") if (data, frames) == ("k400", "32f") else row.clip
         rows[f"{data}-l14-{frames}"] = Protocol(clip, replace(row.train, backbone_lr=0.1))
+    rows |= other_protocols(rows)
     rows |= _inti_protocols()
     for data, frames, steps in (("mini-motion", 4, 200), ("mini-blink", 8, 200), ("mini-appearance", 4, 200),
                                 ("mini-corrupted", 4, 200)):
@@ -279,7 +262,7 @@ def protocol_for(preset: str) -> str:
     """The protocol that a preset implies: zeroi2v-b16-8f-k400 -> k400-8f, zeroi2v-l14-8f-k400 -> k400-l14-8f.
 
     Where all weights of a tower are trained on 16 frames it is InTI's, for all towers: inti-l14-16f-k400 -> k400-inti; with
-    UniFormerV2's stem, which makes 16 of 32: inti+-b16-16f-ssv2 -> ssv2-inti-stem.
+    UniFormerV2's stem, which makes 16 of 32: inti+-b16-16f-ssv2 -> ssv2-inti-stem. Swin trained whole has Video Swin's.
     Raises KeyError for an unknown preset.
     """
     if preset not in PRESETS:
@@ -287,6 +270,7 @@ def protocol_for(preset: str) -> str:
     data = next(name for name in CLASSES if preset.endswith(name))
     if data.startswith(("mini-", "vidtab-", "ava")):
         return data
-    if PRESETS[preset].adaptation.kind == "full" and PRESETS[preset].frames_at(0) == 16:
-        return f"{data}-inti{'-stem' if PRESETS[preset].temporal.stem else ''}"
-    return f"{data}{'-l14' if '-l14-' in preset else ''}-{PRESETS[preset].frames}f"
+    row, tower = PRESETS[preset], next((f"-{name}" for name in ("l14", "in21k", "swin") if name in preset.split("-")), "")
+    if row.adaptation.kind == "full" and row.frames_at(0) == 16:
+        return f"{data}-swin-full" if tower == "-swin" else f"{data}-inti{'-stem' if row.temporal.stem else ''}"
+    return f"{data}{tower}-{row.frames}f"

@@ -30,7 +30,7 @@ GRID: dict[str, tuple[dict, ...]] = {
            {"preset": "convpool-mini-corrupted", **FAST}, {"preset": "tome-mini-corrupted", **FAST},
            {"preset": "inti-mini-motion", **FAST}, {"preset": "zeroi2v-inti-mini-motion", **FAST}),
     "07": ({"number": 0}, {"number": 383, "layer": 0, "temporal_head": 0, "spatial_head": 3}, {"layer": 3}),
-    "08": ({"number": 0, "junk_number": 0}, {"number": 383, "junk_number": 383}),
+    "08": ({"number": 0, "turned_number": 0, "junk_number": 0}, {"number": 383, "turned_number": 14, "junk_number": 383}),
     "11": (*SEEDS, {"adapt": "frozen"}, {"adapt": "full", "steps": 30}, {"steps": 10, "val_share": 0.5}, {"flip": 0.5},
            {"preset": "probe-mini-appearance", "steps": 20}),
     "12": (*SEEDS, {"steps": 60}, {"batch_size": 8}, {"tower": "none"}),

@@ -76,24 +76,26 @@ LAYERS = {"qkv": ("attn.in_proj_", None), "q": ("attn.in_proj_", 0), "k": ("attn
           "attn_out": ("attn.out_proj.", None), "mlp_in": ("mlp.c_fc.", None), "mlp_out": ("mlp.c_proj.", None)}
 
 
-def merged_state(blocks: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def merged_state(blocks: Mapping[str, nn.Module], state: Mapping[str, Tensor],
+                 layers: Mapping[str, tuple[str, int | None]] = LAYERS) -> dict[str, Tensor]:
     """A state dict in which the adapters of `blocks` (prefix in `state` -> block) are folded into the weights beside them.
 
-    Returns new tensors where something is folded; keys of adapters are dropped. Raises ValueError for adapters that cannot merge.
+    layers: where in a block those weights lie, LAYERS in a plain ViT. Returns new tensors where something is folded; keys of
+    adapters are dropped. Raises ValueError for adapters that cannot merge.
     """
     merged = {k: with_float64(v) for k, v in state.items() if ".adapters." not in k}
     for prefix, block in blocks.items():
         for place, adapter in block.adapters.items():
-            _fold(merged, prefix, place, adapter)
+            _fold(merged, prefix, place, adapter, layers[place])
     return merged
 
 
-def _fold(state: dict[str, Tensor], prefix: str, place: str, adapter: nn.Module) -> None:
+def _fold(state: dict[str, Tensor], prefix: str, place: str, adapter: nn.Module, weights: tuple[str, int | None]) -> None:
     if isinstance(adapter, STAdapter):
         raise ValueError("an ST-Adapter cannot be merged: it reads other frames; train with kind='linear' for a model that "
                          "merges")
     change = adapter.difference() if isinstance(adapter, BESIDE) else adapter.affine()
-    layer, third = LAYERS[place]
+    layer, third = weights
     weight, bias = f"{prefix}.{layer}weight", f"{prefix}.{layer}bias"
     W, b = state[weight].clone(), state[bias].clone()
     width = W.shape[1]

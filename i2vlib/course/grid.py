@@ -25,6 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save
 
 from i2vlib.compression.inti import Interpolation
 from i2vlib.config import ModelConfig
@@ -34,6 +35,7 @@ from i2vlib.course.settings import HELD_OUT, write_json
 from i2vlib.course.tasks import TASKS, clip_config, folder_of
 from i2vlib.data import mini, photos_corrupted
 from i2vlib.data.datasets import VideoDataset
+from i2vlib.files import whole_file
 from i2vlib.measure import multiply_adds
 from i2vlib.protocol import TrainConfig
 from i2vlib.tower.classifier import VideoClassifier, build_model
@@ -125,16 +127,45 @@ def run(cell: Cell, folder: Path) -> dict:
     clock, rate = time.process_time(), cell.value if cell.stage == "rate" else best_rate(cell, folder)
     config = cell.training(rate)
     data, model = sets(cell, config.seed), new_model(cell, config.seed)
-    with tempfile.TemporaryDirectory() as out:
-        train(model, data["train"], config, out, val_set=data["val"], progress=False)
-        lines = map(json.loads, (Path(out) / "metrics.jsonl").read_text().splitlines())
-        curve = [line["top1"] for line in lines if "top1" in line]
+    curve = swept_model(cell, rate, folder, model) or trained(model, data, config)
+    if cell.stage == "rate":
+        save_trained(model, cell.path(folder).with_suffix(".safetensors"))
     row = asdict(cell) | {"rate": rate, "steps": config.steps, "batch": config.batch_size, "val": curve}
     if cell.stage == "seed":
         row |= scores(cell, model, data["test"])
     return row | {"trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
                   "multiply_adds": multiply_adds(merged_config(cell.model)), "cpu_seconds": round(time.process_time() - clock),
                   "config": cell.config, "torch": version("torch"), "machine": machine()}
+
+
+def trained(model: VideoClassifier, data: dict, config: TrainConfig) -> list[float]:
+    """Train it in place; top-1 on the validation split, four times on the way."""
+    with tempfile.TemporaryDirectory() as out:
+        train(model, data["train"], config, out, val_set=data["val"], progress=False)
+        lines = map(json.loads, (Path(out) / "metrics.jsonl").read_text().splitlines())
+        return [line["top1"] for line in lines if "top1" in line]
+
+
+def save_trained(model: VideoClassifier, path: Path) -> None:
+    """Keep what training may have changed: all but frozen weights."""
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        file.write(save({name: value.contiguous() for name, value in model.state_dict().items() if name not in frozen}))
+
+
+def swept_model(cell: Cell, rate: float, folder: Path, model: VideoClassifier) -> list[float]:
+    """The first seed at the best rate is a run of the sweep: its weights into the model, and its curve. [] where it is another
+    run, or its weights were not kept (only its row was: i2vlib.course.workflow.restore)."""
+    swept = replace(cell, stage="rate", value=rate)
+    path = swept.path(folder)
+    if (cell.stage, cell.value) != ("seed", 0) or not path.with_suffix(".safetensors").is_file():
+        return []
+    row = json.loads(path.read_text())
+    if row["config"] != swept.config:
+        return []
+    model.load_state_dict(load_file(path.with_suffix(".safetensors")), strict=False)
+    return row["val"]
 
 
 def merged_config(config: ModelConfig) -> ModelConfig:

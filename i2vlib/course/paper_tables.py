@@ -74,7 +74,8 @@ def _comparisons() -> dict[str, Table]:
                            note="The three peers' numbers stand in Table 10; of full fine-tuning it has ViT-L/14's, 48.7."),
         "ZeroI2V 8": Table("And from few clips?", "VidTAB, mean of 8 tasks, ViT-L/14",
                            {"probe": 42.8, "st-adapter": 46.9, "zeroi2v": 46.5}, ("mini-appearance-few", "mini-motion-few"),
-                           "", "zeroi2v", "Here 12 clips of each of 32 objects, and 64 of each of 6 directions."),
+                           "{}-l14-8f-vidtab-16shot", "zeroi2v", "Here 12 clips of each of 32 objects, and 64 of each of 6 "
+                           "directions. The text does not say of how many shots the paper's numbers are."),
     }
     for data, top1 in (("UCF101", 95.6), ("HMDB51", 73.7), ("Diving48", 89.7)):
         rows[f"ZeroI2V 6, {data}"] = Table(f"And on {data}?", f"{data}, ViT-B/16, 8 frames",
@@ -112,7 +113,9 @@ TABLES: dict[str, Table] = _ablations() | _comparisons() | _inti()
 ELSEWHERE = {
     "ZeroI2V 7": "detection on AVA: not reproduced here, it needs the data and GPUs",
     "ZeroI2V 9 and 10, InTI 3": "latency, throughput, memory and time of training: notebook 09, as ratios on one machine",
-    "ZeroI2V 13": "ImageNet-21K's ViT-B/16: not reproduced here, it needs the data, GPUs and weights from a hub",
-    "ZeroI2V 14": "Swin-B: not reproduced here, for the same reason",
+    "ZeroI2V 13": "ImageNet-21K's ViT-B/16: not reproduced here, it needs the data, GPUs and weights from a hub; its preset is "
+                  "in21k-zeroi2v-b16-8f-ssv2",
+    "ZeroI2V 14": "Swin-B: not reproduced here, for the same reason; its presets are stdha-swin-b-32f-ssv2 and "
+                  "full-stdha-swin-b-32f-ssv2",
     "InTI on UCF101 and HMDB51": "the text of the paper that we have does not hold its numbers",
 }

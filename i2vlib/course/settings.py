@@ -29,6 +29,7 @@ from i2vlib.presets import PRESETS, PROTOCOLS, protocol_for
 from i2vlib.protocol import ClipConfig, TrainConfig, same_scaling
 from i2vlib.tower.archives import WeightsError
 from i2vlib.tower.weights import origin_of
+from i2vlib.towers import TOWERS, WEIGHTS
 
 HELD_OUT = 256  # of the embedded training clips, the last ones (whole pairs of twins): they validate, and nothing trains on them
 PACKAGES = ("i2vlib", "torch", "torchvision", "open_clip_torch", "accelerate", "av")
@@ -105,7 +106,8 @@ def settle(preset: str, protocol: str = "", *, train_list: str = "", val_list: s
     train = replace(strategy_rates(preset, recipe.train), seed=seed, **given)
     if train.steps and not train.validate_every:
         train = replace(train, validate_every=-(-train.steps // 5))
-    weights = weights or ("mini" if "-mini-" in preset else "openai")
+    own = next((WEIGHTS[name] for name in WEIGHTS if TOWERS[name] == config.tower), "openai")
+    weights = weights or ("mini" if "-mini-" in preset else own)
     tower = replace(config.tower, **_scaling(config.tower, weights))
     clip = replace(recipe.clip, mean=tower.mean, std=tower.std)
     return Settings(preset, protocol, weights, replace(config, tower=tower), clip, train, embedded, train_list, val_list,

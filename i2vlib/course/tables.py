@@ -71,17 +71,18 @@ def measured(name: str, path: Path = RESULTS) -> dict[str, dict[str, list[dict]]
 def figure(name: str, path: Path = RESULTS) -> Figure:
     """A forest plot: points of top-1 ahead of the reference row, the paper's beside ours. A dot is a seed, a line the mean.
 
-    Returns the figure, closed. Raises ValueError where the reference is not measured on any task.
+    Returns the figure, closed. Raises ValueError where on no task the reference and another row are measured.
     """
     table, runs = TABLES[name], comparable(name, path)
     if not runs:
-        raise ValueError(f"{name}: its row {table.reference} is measured on no task yet: run make tables")
+        raise ValueError(f"{name}: its row {table.reference} and another are measured on no task yet: run make tables")
     order = list(reversed(table.rows))
     size = (2.6 * (1 + len(runs)) + 1.4, 0.27 * len(order) + 1.2)
     page, axes = plt.subplots(1, 1 + len(runs), figsize=size, sharey=True, squeeze=False, layout="constrained")
     paper = {method: value - table.rows[table.reference] for method, value in table.rows.items() if value is not None}
     axes[0][0].plot(list(paper.values()), [order.index(method) for method in paper], "D", color="0.3", ms=5)
-    axes[0][0].set(title=f"the paper\n{table.paper}", yticks=range(len(order)), yticklabels=order)
+    axes[0][0].set(title=f"the paper\n{table.paper}", yticks=range(len(order)), yticklabels=order,
+                   ylim=(-0.7, len(order) - 0.3))
     for axis, (task, found) in zip(axes[0][1:], runs.items(), strict=True):
         for method, rows in found.items():
             ahead, y = differences(rows, found[table.reference]), order.index(method)
@@ -96,8 +97,8 @@ def figure(name: str, path: Path = RESULTS) -> Figure:
 
 
 def comparable(name: str, path: Path = RESULTS) -> dict[str, dict[str, list[dict]]]:
-    """What of a table is measured on tasks on which its reference is, so that differences can be drawn."""
-    return {task: rows for task, rows in measured(name, path).items() if TABLES[name].reference in rows}
+    """What of a table is measured on tasks on which its reference and another row are, so that there are differences to draw."""
+    return {task: rows for task, rows in measured(name, path).items() if TABLES[name].reference in rows and len(rows) > 1}
 
 
 def differences(rows: Sequence[dict], reference: Sequence[dict]) -> list[float]:
@@ -167,30 +168,47 @@ def sentence(name: str, path: Path = RESULTS) -> str:
         place = f"{first}, the paper's first, is number {1 + sum(v > means[first] for v in means.values())} of {len(means)}" \
             if first in means else f"{first}, the paper's first, is not measured"
         total = same + other + open_
-        lines.append(f"**{task}**: the paper orders {total} pair{'s' * (total != 1)} of these rows; {same} come out so in every seed, "
-                     f"{other} the other way round in every seed, {open_} neither. {place}."
+        lines.append(f"**{task}**: the paper orders {total} pair{'s' * (total != 1)} of these rows; {same} come out so in every "
+                     f"seed, {other} the other way round in every seed, {open_} neither. {place}."
                      + ("" if math.isnan(rho) else f" Spearman's rank correlation {rho:+.2f}."))
     return "\n\n".join(lines)
 
 
+def overview(path: Path = RESULTS) -> str:
+    """All tables, a line for each task on which pairs of its rows are measured, and one for each that is measured nowhere."""
+    lines = ["| table | task | pairs that are ordered | so in every seed | the other way round | neither | rank correlation |",
+             "|---|---|---:|---:|---:|---:|---:|"]
+    for name in TABLES:
+        found = {task: pairs(name, task, path) for task in measured(name, path)}
+        for task, counts in found.items():
+            if sum(counts):
+                rho = agreement(name, task, path)[1]
+                numbers = [sum(counts), *counts, "" if math.isnan(rho) else f"{rho:+.2f}"]
+                lines.append(f"| {name} | {task} | {' | '.join(map(str, numbers))} |")
+        if not any(map(sum, found.values())):
+            lines.append(f"| {name} | {'not measured yet' if TABLES[name].tasks else 'not asked here'} | | | | | |")
+    return "\n".join(lines)
+
+
 # ---- a page of it ----
 
-LISTS = {"k400": "kinetics400_{}_list_videos.txt", "ssv2": "sthv2_{}_list_videos.txt",
+LISTS = {"k400": "kinetics400_{}_list_videos.txt", "ssv2": "sthv2_{}_list_videos.txt",  # as data/README.md lays them out
          "ucf101": "ucf101_{}_split_1_videos.txt", "hmdb51": "hmdb51_{}_split_1_videos.txt", "diving48": "Diving48_V2_{}.json"}
+ROOTS = {"k400": "k400", "ssv2": "ssv2/videos", "ucf101": "ucf101/videos", "hmdb51": "hmdb51/videos", "diving48": "diving48/rgb"}
 
 
 def command(name: str) -> str:
-    """How its rows are measured on the paper's data, as a shell's loop; "" where there is no preset for any."""
+    """How its rows are measured on the paper's data, as a shell's loop; "" where there is no preset, or no released list."""
     presets = list(dict.fromkeys(filter(None, map(TABLES[name].preset, TABLES[name].rows))))
-    if not presets:
+    data = presets[0].rsplit("-", 1)[1] if presets else ""
+    if data not in LISTS:
         return ""
-    data = presets[0].rsplit("-", 1)[1]
     notebook = "06_train_inti" if name.startswith("InTI") else "04_train_zeroi2v"
     files = [LISTS[data].format(part) for part in ("train", "test" if data == "diving48" else "val")]
     return (f"for p in {' '.join(presets)}; do\n"
             f"  .venv/bin/papermill notebooks/{notebook}.ipynb runs/$p.ipynb --cwd notebooks -p preset $p \\\n"
             f"    -p train_list ../data/{data}/{files[0]} -p val_list ../data/{data}/{files[1]} \\\n"
-            f"    -p data_root ../data/{data} -p out results/full/$p\ndone")
+            f"    -p data_root ../data/{ROOTS[data]} -p out results/full/$p\ndone")
 
 
 def page(name: str, path: Path = RESULTS, full: Path = FULL) -> list:

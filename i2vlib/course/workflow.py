@@ -22,6 +22,7 @@ from pathlib import Path
 
 from i2vlib.course import grid, tables
 from i2vlib.course.methods import methods
+from i2vlib.course.paper_tables import TABLES
 from i2vlib.course.settings import write_json
 from i2vlib.course.tasks import REAL, TASKS
 from i2vlib.files import whole_file
@@ -37,14 +38,17 @@ COLUMNS = ("task", "method", "stage", "value", "rate", "steps", "batch", "val", 
 def wanted(only: str = "", fast: bool = False) -> list[grid.Cell]:
     """The tested cells that the papers' tables ask for, each once, in their order; those of a tower that is not here are not.
 
-    only: a text that TASK/METHOD holds. fast: one seed.
+    only: a text that TASK/METHOD holds. fast: one seed, each method on the first of its tasks, and each task with some method.
     """
     here = {"mini", *([REAL] if tower_at_hand() == REAL else [])}
-    pairs = dict.fromkeys((task, method) for table in tables.TABLES.values() for task in table.tasks for method in table.rows
-                          if method in methods(TASKS[task]))
+    pairs = list(dict.fromkeys(
+        (task, method) for table in TABLES.values() for task in table.tasks for method in table.rows
+        if method in methods(TASKS[task]) and TASKS[task].tower in here and only in f"{task}/{method}"))
+    if fast:
+        pairs = [(task, method) for i, (task, method) in enumerate(pairs)
+                 if method not in {other for _, other in pairs[:i]} or task not in {other for other, _ in pairs[:i]}]
     return [grid.Cell(task, method, "seed", seed, fast) for task, method in pairs
-            for seed in (grid.SEEDS[:1] if fast else grid.SEEDS)
-            if TASKS[task].tower in here and only in f"{task}/{method}"]
+            for seed in (grid.SEEDS[:1] if fast else grid.SEEDS)]
 
 
 def every(cells: Sequence[grid.Cell]) -> Iterator[grid.Cell]:
@@ -92,7 +96,7 @@ def collect(cells: Sequence[grid.Cell], folder: Path, path: Path) -> list[grid.C
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--fast", action="store_true", help="one seed and two steps of every cell: that all of them run")
+    parser.add_argument("--fast", action="store_true", help="two steps of each method and on each task: that they run")
     parser.add_argument("--only", default="", help="cells whose TASK/METHOD holds this text")
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 2)
     parser.add_argument("flags", nargs="*", help="for Snakemake, after --")

@@ -53,8 +53,8 @@ def read_boxes(path: str | Path, *, excluded: str | Path | None = None, classes:
 def read_proposals(path: str | Path, least_score: float = 0.8, *, excluded: str | Path | None = None) -> list[Keyframe]:
     """A person detector's boxes of at least that score: lines of `video,second,x1,y1,x2,y2,,score`, as in SlowFast's data.
 
-    They may reach out of the frame, and are cut at its edge. excluded: as for read_boxes. A pickled file is not read: it could run
-    code. Raises ListError as read_boxes does.
+    They may reach out of the frame, and are cut at its edge. excluded: as for read_boxes. A pickled file is not read, since it
+    could run code. Raises ListError as read_boxes does.
     """
     left_out = _seconds(excluded) if excluded else set()
     found: dict[tuple[str, float], dict[tuple[Box, str], list[int]]] = {}

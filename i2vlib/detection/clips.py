@@ -44,7 +44,7 @@ class BoxDataset(VideoDataset):
 
     annotations, excluded: AVA's files. proposals: a person detector's boxes, those of least_score or more are scored in place of
     the annotated ones; at a second where nobody is annotated and that is not excluded they are false. labels: AVA's .pbtxt of the
-    evaluated actions; without it all are. The frame of second s is number (s - start)·fps of root/<video>.mp4 (or another ending),
+    evaluated actions; without it all are. The frame of second s is number (s - start)·fps of root/<video>.mp4 (or another ending)
     or of the folder root/<video>/ with img_00001.jpg on. As a rule they are films cut from second 900 on, at 30 frames a second.
     Folders are read in milliseconds, a long film is not.
 

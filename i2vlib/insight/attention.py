@@ -38,7 +38,8 @@ def attention_weights(model: nn.Module, layers: Sequence[int] | None = None) -> 
     """
     blocks = [module for module in model.modules() if isinstance(module, Attention)]
     if not blocks:
-        raise ValueError("this model has no block with i2vlib's attention: allowed is a VideoClassifier, a VideoViT or a part")
+        raise ValueError("this model has no block with a plain ViT's attention, over all tokens of a frame: allowed is a "
+                         "VideoClassifier, a VideoViT or a part, and no Swin, which attends within windows")
     chosen = block_numbers(layers, len(blocks))
     weights: list[Tensor | None] = []
 

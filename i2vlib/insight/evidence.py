@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from i2vlib.layers import wide
+from i2vlib.tower.classifier import plain_blocks
 from i2vlib.tower.modes import at_rest
 
 WHERE = ("ln_1", "attn", "ln_2", "mlp", "block")  # places in a block whose output Grad-CAM can read
@@ -33,7 +34,7 @@ def clip_gradcam(model: nn.Module, video: Tensor, target: int | None = None, lay
     zero where nothing speaks for the class. Raises ValueError for another input, where patches have no gradient, where tokens
     lie on no grid (behind ToMe or STA), and where the logit does not depend on the clip.
     """
-    blocks = model.backbone.transformer.resblocks
+    blocks = plain_blocks(model)
     if where not in WHERE:
         raise ValueError(f"where = {where!r}: allowed is {', '.join(WHERE)}")
     if not -len(blocks) <= layer < len(blocks):

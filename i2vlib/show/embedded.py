@@ -26,6 +26,7 @@ from i2vlib.insight.attention import attention_weights, block_numbers, grid_side
 from i2vlib.show.board import weight_table
 from i2vlib.show.clips import pictures
 from i2vlib.show.names import plain
+from i2vlib.tower.classifier import plain_blocks
 from i2vlib.tower.modes import at_rest
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "assets"
@@ -70,7 +71,7 @@ def head_offsets(model: nn.Module) -> list[tuple[int, ...]]:
     if model.config.temporal.shift != "none" or model.config.temporal.queries:
         raise ValueError(f"a model with {model.config.temporal}: allowed is one whose heads read k and v of one frame each, by "
                          "offsets alone; i2vlib.insight.attention.attention_weights gives the numbers of any model")
-    blocks = [block.attn for block in model.backbone.transformer.resblocks]
+    blocks = [block.attn for block in plain_blocks(model)]
     return [block.offsets or (0,) * block.heads for block in blocks]
 
 

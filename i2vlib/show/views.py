@@ -22,6 +22,7 @@ from i2vlib.show.board import FIRST, HEAT, PALE, SECOND, Board, heat, heat_scale
 from i2vlib.show.clips import frames_fused, pictures, signed
 from i2vlib.show.embedded import clip_for, head_offsets, read_attention, read_weights
 from i2vlib.show.names import plain
+from i2vlib.tower.classifier import plain_blocks
 
 WIDTH = 860  # of every picture, points
 LEARNED = "as learned"
@@ -176,9 +177,8 @@ def offsets_view(model: nn.Module, clip: Tensor, class_names: Sequence[str] = ()
         raise ValueError(f"a model with {kinds[0]} compression, {model.config.adaptation.kind} adaptation and {temporal}: "
                          "allowed is one without compression, whose frames meet in relocated heads only")
     model, video, shown = _still(model), clip_for(model, clip), pictures(clip, model.config.tower).numpy()
-    blocks, names, frames = [b.attn for b in model.backbone.transformer.resblocks], _names(model, class_names), len(shown)
-    heads = model.config.tower.heads
-    trained = model.config.temporal.offsets or (0,) * heads
+    blocks, names, frames = [b.attn for b in plain_blocks(model)], _names(model, class_names), len(shown)
+    heads, trained = model.config.tower.heads, model.config.temporal.offsets or (0,) * model.config.tower.heads
     settings = {"as trained": trained, "all spatial": (0,) * heads, "signs reversed": tuple(-o for o in trained)}
 
     @lru_cache(maxsize=4096)

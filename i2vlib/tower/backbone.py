@@ -21,7 +21,7 @@ from torchvision.ops import stochastic_depth
 from i2vlib.adaptation.block import beside, in_front, make_adapters, on_stream
 from i2vlib.compression.pooling import make_site
 from i2vlib.compression.tokens import Merging
-from i2vlib.config import DROPPING, HALVING, ModelConfig
+from i2vlib.config import DROPPING, HALVING, ConfigError, ModelConfig, SwinConfig
 from i2vlib.layers import QuickGELU, as_clips, through
 from i2vlib.temporal.evl import EVLDecoder
 from i2vlib.temporal.shifts import patch_offsets, shift_class_token
@@ -153,12 +153,14 @@ class VideoViT(nn.Module):
 
     T' = T, or fewer after compression. Where nothing is added it is the image tower, frame by frame. In place of a video each
     method takes what `lower` made of it, (B,T,N,D), which never changes while the upper blocks are trained. Weights are random
-    until i2vlib.tower.weights loads some. Raises ValueError for a clip of the wrong shape.
+    until i2vlib.tower.weights loads some. Raises ValueError for a clip of the wrong shape, ConfigError for a Swin.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config, tower = config, config.tower
+        if isinstance(tower, SwinConfig):
+            raise ConfigError("ModelConfig.tower is a SwinConfig: allowed here is a plain ViT's; build_model takes either")
         scale = tower.width**-0.5
         self.conv1 = nn.Conv2d(3, tower.width, tower.patch_size, tower.patch_size, bias=False)
         self.class_embedding = nn.Parameter(scale * torch.randn(tower.width))

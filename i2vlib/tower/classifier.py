@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from i2vlib.adaptation.block import merged_state
-from i2vlib.config import AdaptationConfig, ModelConfig
+from i2vlib.adaptation.block import LAYERS, merged_state
+from i2vlib.config import AdaptationConfig, ModelConfig, SwinConfig
+from i2vlib.tower import swin
 from i2vlib.tower.backbone import VideoViT
 from i2vlib.tower.names import Shaped, check_fit
+from i2vlib.tower.swin import VideoSwin
 from i2vlib.tower.weights import WeightsError, load_image_weights, resolve_activation
 from i2vlib.tower.wrappers import keep_names_plain, plain_name, unwrapped
 
@@ -22,16 +24,17 @@ LIMIT_GIB = 32.0  # what a file may ask for unless its reader allows more; ViT-L
 class VideoClassifier(nn.Module):
     """(B,T,3,H,W) -> logits (B, classes): ln_post of each frame's class token, mean over frames, dropout, linear.
 
-    Without a head (classes = 0) it returns what is in front of the dropout, (B,D). See VideoViT.clip_feature for a global branch.
+    Without a head (classes = 0) it returns what is in front of the dropout, (B,D). See VideoViT.clip_feature for a global branch;
+    a Swin has no class token, and gives the mean over patches of its last norm.
     state_dict() gives the same names whichever parts torch.compile or others have wrapped.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.backbone = VideoViT(config)
+        self.backbone = (VideoSwin if isinstance(config.tower, SwinConfig) else VideoViT)(config)
         self.dropout = nn.Dropout(config.head_dropout)
-        self.head = nn.Linear(config.tower.width, config.classes) if config.classes else None
+        self.head = nn.Linear(config.tower.features, config.classes) if config.classes else None
         if self.head is not None:
             nn.init.normal_(self.head.weight, std=config.head_std)
             nn.init.zeros_(self.head.bias)
@@ -86,17 +89,18 @@ def build_fitting(config: ModelConfig, state: Mapping[str, Shaped], source: str,
 def freeze(model: VideoClassifier) -> VideoClassifier:
     """Let gradients reach only what the adaptation trains; returns the model.
 
-    frozen: the head. heads and adapters of any kind: these, temporal embedding, ln_post, head. full: everything that has a use
+    frozen: the head. heads and adapters of any kind: these, temporal embedding, the last norm, head. full: all that has a use
     (`proj` leads to the space shared with text and has none here) and that ModelConfig.upper does not leave out. What compression
     and modules over time add trains with each of them (in training mode UniFormerV2's local modules also keep running
     statistics, whatever trains).
     """
     kind = model.config.adaptation.kind
-    adds = {"adapters", "temporal_embedding", "ln_post"} if model.config.adaptation.adds else set()
-    trained = {"head", "compression", "temporal", "temporal_stem"} | adds
+    adds = model.config.adaptation.adds
+    trained = {"head", "compression", "temporal", "temporal_stem"} | ({"adapters", "temporal_embedding"} if adds else set())
     for name, parameter in model.named_parameters():
-        parts = set(name.split("."))
-        parameter.requires_grad_(bool(parts & trained) or kind == "full" and not _left_out(plain_name(name), model.config))
+        plain = plain_name(name)
+        added = bool(set(plain.split(".")) & trained) or adds and plain.startswith(("backbone.ln_post.", "backbone.norm."))
+        parameter.requires_grad_(added or kind == "full" and not _left_out(plain, model.config))
     return model
 
 
@@ -118,11 +122,23 @@ def merge(model: VideoClassifier) -> VideoClassifier:
     Raises ValueError for GELU adapters, AIM's and ST-Adapters.
     """
     model = unwrapped(model)
-    blocks = {f"backbone.transformer.resblocks.{i}": b for i, b in enumerate(model.backbone.transformer.resblocks)}
-    state = merged_state(blocks, model.state_dict())
+    if isinstance(model.backbone, VideoSwin):
+        rows, layers = {f"layers.{i}.blocks": stage.blocks for i, stage in enumerate(model.backbone.layers)}, swin.LAYERS
+    else:
+        rows, layers = {"transformer.resblocks": model.backbone.transformer.resblocks}, LAYERS
+    blocks = {f"backbone.{name}.{i}": block for name, row in rows.items() for i, block in enumerate(row)}
+    state = merged_state(blocks, model.state_dict(), layers)
     plain = VideoClassifier(replace(model.config, adaptation=AdaptationConfig()))
     plain.load_state_dict({k: v.clone() for k, v in state.items()}, strict=True, assign=True)  # each tensor keeps its dtype
-    return freeze(plain.to(model.backbone.conv1.weight.device)).train(model.training)
+    return freeze(plain.to(next(model.parameters()).device)).train(model.training)
+
+
+def plain_blocks(model: VideoClassifier) -> nn.ModuleList:
+    """The blocks of a plain ViT, in order. Raises ValueError for a Swin, whose blocks see windows of grids of several sizes."""
+    if isinstance(model.backbone, VideoSwin):
+        raise ValueError("a Swin attends within windows, on a smaller grid from stage to stage, and has no class token: allowed "
+                         "here is a plain ViT")
+    return model.backbone.transformer.resblocks
 
 
 def open_clip_state(model: VideoClassifier) -> dict[str, Tensor]:
@@ -136,6 +152,8 @@ def open_clip_state(model: VideoClassifier) -> dict[str, Tensor]:
     """
     model = unwrapped(model)
     tower = model.config.tower
+    if isinstance(tower, SwinConfig):
+        raise ValueError("open_clip's own tower is a plain ViT: a Swin's weights go into timm's model, by i2vlib.timm_state")
     other = {"registers": tower.registers, "that this tower has no ln_pre (timm_state gives timm's form)": not tower.ln_pre,
              f"norm_eps {tower.norm_eps:g}": tower.norm_eps != 1e-5}
     lost = beyond_images(model.config) + [name for name, there in other.items() if there]
@@ -150,7 +168,7 @@ def beyond_images(config: ModelConfig) -> list[str]:
     temporal = config.temporal
     added = {"adapters (merge first)": config.adaptation.adds, "relocated heads": any(temporal.offsets),
              f"the shift {temporal.shift!r}": temporal.shift != "none", "the temporal embedding": temporal.embedding,
-             "UniFormerV2's modules": temporal.local or temporal.global_blocks or temporal.stem,
+             "patches of several frames": temporal.stem, "UniFormerV2's modules": temporal.local or temporal.global_blocks,
              "EVL's decoder": temporal.evl,
              f"compression {config.compression.kind!r}": config.compression.kind != "none"}
     return [name for name, there in added.items() if there]

@@ -9,6 +9,7 @@ from torch import nn
 
 from i2vlib.config import ConfigError
 from i2vlib.tower.backbone import Transformer
+from i2vlib.tower.swin import VideoSwin
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def recomputing(model: nn.Module) -> Iterator[None]:
     Raises ConfigError for ToMe, whose sizes would be summed twice, and for UniFormerV2's local modules, whose running statistics
     would be.
     """
-    parts = [module for module in model.modules() if isinstance(module, Transformer)]
+    parts = [module for module in model.modules() if isinstance(module, (Transformer, VideoSwin))]
     for config in (part.config for part in parts):
         if config.compression.kind == "tome" or config.temporal.local:
             name = "compression 'tome'" if config.compression.kind == "tome" else "local modules over time"

@@ -1,4 +1,5 @@
-"""Where plain ViTs come from by name, timm's models and repositories of the Hugging Face hub, and which TowerConfig each needs.
+"""Where plain ViTs and Swins come from by name, timm's models and repositories of the Hugging Face hub, and which config each
+needs.
 
 What a name says of its tower is read off its own source: timm's model, built without memory, and the configurations that lie
 beside the weights on the hub.
@@ -15,30 +16,32 @@ import timm
 import torch
 from timm.layers import LayerScale, Mlp
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import nn
 
-from i2vlib.config import TowerConfig
+from i2vlib.config import ConfigError, ModelConfig, SwinConfig, TowerConfig
 from i2vlib.tower.archives import WeightsError
 from i2vlib.tower.families import NO_CLASS, ROTARY, refusal
+from i2vlib.tower.swin import VideoSwin, swin_part
 
 ACTIVATIONS = {"GELU": False, "QuickGELU": True, "gelu": False, "quick_gelu": True}  # quick_gelu of timm's classes, hub's names
 HUB = {"vit": 0, "vit_mae": 0, "dinov2": 0, "dinov2_with_registers": 0, "deit": 1}  # kinds of model: registers that all have
 HUB_REASONS = {
-    "swin": "attention within windows (Swin)", "swinv2": "attention within windows (Swin)",
+    "swin": "attention within windows (Swin; timm's models of that name load)", "swinv2": "attention within windows (Swin V2)",
     "dinov3_vit": ROTARY, "beit": "relative position biases", "siglip": NO_CLASS, "siglip2": NO_CLASS,
     "siglip_vision_model": NO_CLASS, "ijepa": NO_CLASS, "vit_hybrid": "a stem of several layers (hybrid)"}
 
 
 def tower_config(name: str, image_size: int | None = None, **changes) -> TowerConfig:
-    """The TowerConfig that the weights of a name need: shapes, activation, epsilon, registers, mean and std.
+    """The TowerConfig, or SwinConfig, that the weights of a name need: shapes, activation, epsilon, registers, mean and std.
 
     name: a model of timm with or without its tag ("vit_small_patch14_dinov2.lvd142m", "timm/vit_base_patch16_224.mae"), or a
     repository of the hub with a ViT, DeiT, ViT-MAE or DINOv2 of transformers ("facebook/dinov2-small", read from its config.json
     and preprocessor_config.json: downloads them; a folder with these files will do). image_size: pixels, for pictures of another
     side than the weights were trained at; build_model then needs resize_positions=True. changes: what timm.create_model takes,
     such as depth=4. Raises WeightsError for an unknown name and, with the reason, for a tower that is no plain ViT with a class
-    token; ConfigError for a size that is no multiple of the patches.
+    token and no Swin; ConfigError for a size that is no multiple of the patches.
     """
     if is_timm(name):
         found = described(timm_model(name, **changes), name)
@@ -70,7 +73,9 @@ def timm_model(name: str, **changes) -> nn.Module:
 
 
 def described(model: nn.Module, name: str) -> TowerConfig:
-    """The TowerConfig of a model of timm. Raises WeightsError, with the reason, where VideoViT cannot be it."""
+    """The TowerConfig of a model of timm. Raises WeightsError, with the reason, where no tower of ours can be it."""
+    if type(model) is SwinTransformer:
+        return _described_swin(model, name)
     reason = _timm_reason(model)
     if reason:
         raise WeightsError(f"{name}: a tower that VideoViT cannot be: it has {reason}")
@@ -84,6 +89,26 @@ def described(model: nn.Module, name: str) -> TowerConfig:
     return TowerConfig(patches.img_size[0], patches.patch_size[0], width, len(model.blocks), block.attn.num_heads, ratio, output,
                        ACTIVATIONS[type(block.mlp.act).__name__], pre, model.norm.eps, model.num_prefix_tokens - 1,
                        tuple(says["mean"]), tuple(says["std"]))
+
+
+def _described_swin(model: SwinTransformer, name: str) -> SwinConfig:
+    """Read off the first block; a Swin whose other blocks do not follow from it (S3's windows differ) has other shapes."""
+    patches, block, says = model.patch_embed, model.layers[0].blocks[0], model.pretrained_cfg
+    depths = tuple(len(stage.blocks) for stage in model.layers)
+    try:
+        found = SwinConfig(patches.img_size[0], patches.patch_size[0], model.embed_dim, sum(depths), block.attn.num_heads,
+                           block.mlp.fc1.out_features / model.embed_dim, norm_eps=block.norm1.eps, mean=tuple(says["mean"]),
+                           std=tuple(says["std"]), depths=depths, window=block.attn.window_size[0])
+        with torch.device("meta"):
+            ours = VideoSwin(ModelConfig(found, frames=1)).image_state()
+    except ConfigError as error:
+        raise WeightsError(f"{name}: a Swin that VideoSwin cannot be: {error}") from error
+    theirs = swin_part(model.state_dict(), name)
+    other = sorted(k for k in ours.keys() | theirs.keys() if k not in ours or k not in theirs or ours[k].shape != theirs[k].shape)
+    if other or {type(b.mlp.act) for stage in model.layers for b in stage.blocks} != {nn.GELU}:
+        raise WeightsError(f"{name}: a Swin that VideoSwin cannot be: its stages differ in more than their width and depth, in "
+                           f"{', '.join(other[:3]) or 'activations'}")
+    return found
 
 
 def _timm_reason(model: nn.Module) -> str:

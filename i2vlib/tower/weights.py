@@ -18,13 +18,14 @@ from i2vlib.tower.fetched import FETCHED, find_fetched, told
 from i2vlib.tower.names import check_fit, check_sound, remedy, tower_part
 from i2vlib.tower.origins import find_file, is_hub, is_timm, tower_config
 from i2vlib.tower.positions import resize_grid
+from i2vlib.tower.swin import VideoSwin, swin_part
 
 MINI_TOWER = Path(__file__).resolve().parents[1] / "assets" / "mini_tower.safetensors"
 OPENAIS = {"input_resolution", "context_length", "vocab_size"}  # OpenAI's own files carry these: trained with QuickGELU
 TOWER_KEYS = {"image_size", "patch_size", "layers", "width", "head_width", "mlp_ratio"}  # a plain open_clip vision_cfg
 
 
-def load_image_weights(backbone: VideoViT, weights: str | Path, *, resize_positions: bool = False) -> None:
+def load_image_weights(backbone: VideoViT | VideoSwin, weights: str | Path, *, resize_positions: bool = False) -> None:
     """Copy image weights into the tower; every key and shape is accounted for before anything is copied.
 
     weights: "mini" (shipped), a name of FETCHED (`python -m i2vlib.fetch` brings it), an open_clip tag that exists for this
@@ -32,11 +33,17 @@ def load_image_weights(backbone: VideoViT, weights: str | Path, *, resize_positi
     gives the tower that such a name needs; these three download), or a file: safetensors, torch.save or OpenAI's TorchScript
     archive, in which one image tower lies under whatever prefix and in whatever dicts, with the names of open_clip, timm,
     transformers or the publishers of DINOv2, DINO, DeiT and MAE (families.py). resize_positions: interpolate position embeddings
-    of another grid, as the file's origin does. Raises WeightsError, also where the name says that the tower needs to be another.
+    of another grid, as the file's origin does; a Swin, whose files swin.swin_part knows, has none. Raises WeightsError, also
+    where the name says that the tower needs to be another.
     """
     tower = backbone.config.tower
     _check_origin(weights, tower)
     raw = read_tensors(find_weights(tower, weights))
+    if isinstance(backbone, VideoSwin):
+        state, want = swin_part(raw, str(weights)), backbone.image_state()
+        check_fit(state, want, str(weights), remedy(raw))
+        check_sound(state, want, str(weights))
+        return backbone.load_image(state)
     state = tower_part(raw, str(weights))
     if resize_positions and "positional_embedding" in state:
         form = form_of(raw)
@@ -100,7 +107,7 @@ def _settled(tower: TowerConfig) -> dict[str, object]:
 
 def _check_origin(weights: str | Path, tower: TowerConfig) -> None:
     for name, needed in origin_of(tower, weights).items():
-        own = getattr(tower, name)
+        own = getattr(tower, name, None)  # a plain ViT has no windows
         if name == "quick_gelu" and own not in (None, needed):
             raise WeightsError(f"{weights}: trained with {'QuickGELU' if needed else 'GELU'}, but tower.quick_gelu is {own}: "
                                f"allowed is {needed}, or None for build_model to decide it")
@@ -110,8 +117,8 @@ def _check_origin(weights: str | Path, tower: TowerConfig) -> None:
 
 def _alike(own: object, needed: object) -> bool:
     if isinstance(needed, (tuple, list)):
-        return same_scaling(own, needed)
-    return math.isclose(own, needed, rel_tol=1e-6)
+        return isinstance(own, tuple) and len(own) == len(needed) and same_scaling(own, needed)
+    return own is not None and math.isclose(own, needed, rel_tol=1e-6)
 
 
 def find_weights(tower: TowerConfig, weights: str | Path) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from i2vlib.config import AdaptationConfig, ModelConfig, TemporalConfig, TowerConfig
+from i2vlib.config import AdaptationConfig, ModelConfig, SwinConfig, TemporalConfig, TowerConfig
 from i2vlib.tower.archives import WeightsError, flat_tensors, read_tensors
 from i2vlib.tower.classifier import LIMIT_GIB, VideoClassifier, build_fitting, freeze
 from i2vlib.tower.names import check_sound, remedy, some, tower_prefix
@@ -51,8 +51,9 @@ def zeroi2v_state(model: VideoClassifier) -> dict[str, Tensor]:
     if (kind := model.config.adaptation.kind) not in ("frozen", "full", "linear"):
         raise WeightsError(f"adaptation {kind!r} has no place in the released format, whose adapters are linear")
     temporal = model.config.temporal
-    if model.config.compression.kind != "none" or temporal.modules:
-        raise WeightsError("the released format holds ZeroI2V alone: compression and modules over time have no place in it")
+    if model.config.compression.kind != "none" or temporal.modules or isinstance(model.config.tower, SwinConfig):
+        raise WeightsError("the released format holds ZeroI2V on plain ViTs alone: compression, modules over time and a Swin "
+                           "have no place in it")
     if temporal.shift != "none" or temporal.queries:
         raise WeightsError("the released format is read with offsets of k and v: a shift or queries that move would be lost")
     state = {}

@@ -20,12 +20,14 @@ def make_optimiser(model: nn.Module, config: TrainConfig, steps: int) -> tuple[A
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
     """AdamW's groups over what requires gradients: lr · backbone_lr in the backbone, lr in the head and in what compression and
-    modules over time add; no weight decay on norms and embeddings, and on biases if asked. Raises ConfigError if nothing trains.
+    modules over time add; no weight decay on norms, embeddings and tables of position biases, and on biases if asked. Raises
+    ConfigError if nothing trains.
     """
     groups: dict[tuple[float, float], list] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            plain = name.endswith("embedding") or parameter.ndim < 2 and not (config.decay_biases and _is_bias(name))
+            small = parameter.ndim < 2 and not (config.decay_biases and _is_bias(name))
+            plain = small or name.endswith(("embedding", "bias_table"))
             new = {"head", "compression", "temporal"} & set(name.split("."))
             rate = config.lr * (1.0 if new else config.backbone_lr)
             key = (rate, 0.0 if plain else config.weight_decay)

@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from i2vlib.config import FOUR_ADAPTERS, CompressionConfig, ModelConfig, TemporalConfig
 from i2vlib.course import grid
@@ -107,6 +109,24 @@ def test_a_rate_is_swept_and_then_a_seed_is_tested(small, tmp_path):
     assert row["rate"] == 5e-3, "of equal ends the lower rate's"
     assert row["clips"] == 4 and 0 <= row["direction"] <= 1 and row["config"] == cell.config
     assert row["multiply_adds"] == multiply_adds(replace(cell.model, adaptation=grid.FROZEN)), "adapters merge away"
+
+
+@pytest.mark.parametrize("method", ["stdha", "uniformerv2"])  # the second has running means as well
+def test_the_first_seed_is_the_sweeps_own_run(small, tmp_path, method):
+    cell = Cell("mini-motion", method, "seed", 0)
+    for swept in grid.sweep(cell):
+        row = grid.run(swept, tmp_path)
+        swept.path(tmp_path).write_text(json.dumps(row))
+    taken = grid.run(cell, tmp_path)
+    best = replace(cell, stage="rate", value=taken["rate"]).path(tmp_path)
+    row = best.read_text()
+    best.write_text(json.dumps(json.loads(row) | {"config": "another"}))
+    anew = grid.run(cell, tmp_path)
+    assert {**taken, "cpu_seconds": 0} == {**anew, "cpu_seconds": 0} and len(taken["val"]) == 2
+    best.write_text(row)
+    state = load_file(best.with_suffix(".safetensors"))
+    save_file({name: torch.zeros_like(value) for name, value in state.items()}, best.with_suffix(".safetensors"))
+    assert grid.run(cell, tmp_path)["twin_gap"] == 0 != anew["twin_gap"], "the kept weights are what is tested"
 
 
 def test_what_is_validated_on_is_not_trained_on(small):

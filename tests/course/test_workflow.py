@@ -85,6 +85,16 @@ def test_the_cells_are_those_of_the_tables_each_once(monkeypatch):
     assert [cell.stage for cell in every[:4]] == ["rate"] * 3 + ["seed"]
 
 
+def test_a_fast_run_has_every_method_and_every_task(monkeypatch):
+    for here in ("", REAL):
+        monkeypatch.setattr(workflow, "tower_at_hand", lambda here=here: here)
+        fast, whole = workflow.wanted(fast=True), workflow.wanted()
+        for kind in ("method", "task"):
+            assert {getattr(cell, kind) for cell in fast} == {getattr(cell, kind) for cell in whole}
+        methods = [cell.method for cell in fast]
+        assert len(methods) - len(set(methods)) < len({cell.task for cell in fast}) and len(fast) < len(whole) / 3
+
+
 def test_nothing_to_do_is_an_error():
     with pytest.raises(SystemExit):
         workflow.main(["--only", "no such method"])

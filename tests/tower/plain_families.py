@@ -22,7 +22,7 @@ REFUSED = {
     "EVA02": ("eva02_base_patch14_224", "RoPE"), "DINOv3": ("vit_small_patch16_dinov3", "RoPE"),
     "SigLIP": ("vit_base_patch16_siglip_224", "pools by attention"),
     "ViT without a class token": ("vit_medium_patch16_gap_256", "no class token"),
-    "BEiT": ("beit_base_patch16_224", "relative position"), "Swin": ("swin_base_patch4_window7_224", "windows"),
+    "BEiT": ("beit_base_patch16_224", "relative position"), "Swin V2": ("swinv2_tiny_window8_256", "windows"),
     "DINOv2 g": ("vit_giant_patch14_dinov2", "SwiGLU"), "EVA L, mean of patches": ("eva_large_patch14_196", "fc_norm"),
     "CaiT": ("cait_s24_224", "class attention"), "parallel blocks": ("vit_base_patch16_18x2_224", "parallel blocks"),
     "qk-norm": ("vit_base_patch16_xp_224", "qk-norm"), "ResNet stem": ("vit_base_r50_s16_224", "hybrid"),
