@@ -111,7 +111,8 @@ def _inti() -> dict[str, Table]:
 
 TABLES: dict[str, Table] = _ablations() | _comparisons() | _inti()
 ELSEWHERE = {
-    "ZeroI2V 7": "detection on AVA: not reproduced here, it needs the data and GPUs",
+    "ZeroI2V 7": "detection on AVA: not reproduced here, it needs the data and GPUs; its presets are zeroi2v-b16-8f-ava "
+                 "and probe-b16-8f-ava, which i2vlib.detection trains",
     "ZeroI2V 9 and 10, InTI 3": "latency, throughput, memory and time of training: notebook 09, as ratios on one machine",
     "ZeroI2V 13": "ImageNet-21K's ViT-B/16: not reproduced here, it needs the data, GPUs and weights from a hub; its preset is "
                   "in21k-zeroi2v-b16-8f-ssv2",

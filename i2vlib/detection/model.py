@@ -30,9 +30,9 @@ class Detector(VideoClassifier):
     """(B,T,3,S,S) and boxes on the middle frame (B,M,4), shares of the picture -> logits (B,M,classes), an action a column.
 
     map = mean over T' of the last norm of the patch tokens (ln_post, a Swin's norm); box -> RoIAlign -> maximum -> dropout ->
-    linear. A sigmoid makes probabilities of them: a person does several things at once. The weights are those of a VideoClassifier, under the same
-    names, and so are its checkpoints: as_detector(i2v.load_checkpoint(path)). Raises ConfigError for a model without a head, one
-    whose tokens have lost their places (ToMe, STA), and one whose head reads a global branch or a decoder.
+    linear. A sigmoid makes probabilities of them: a person does several things at once. The weights are a VideoClassifier's,
+    under the same names, and so are the checkpoints: as_detector(i2v.load_checkpoint(path)). Raises ConfigError for a model
+    without a head, one whose tokens have lost their places (ToMe, STA), and one whose head reads a global branch or a decoder.
     """
 
     def __init__(self, config: ModelConfig):
