@@ -69,8 +69,8 @@ def few_shot_protocols(miniature: Protocol) -> dict[str, Protocol]:
 def ava_models(rows: Mapping[str, ModelConfig]) -> dict[str, ModelConfig]:
     """Table 7's two rows out of those for K400, ViT-B/16 and 8 frames: ZeroI2V, 26.4, and CLIP's own features, 18.3.
 
-    A head on boxes reads them (i2vlib.detection): of the 80 actions that AVA annotates 60 are evaluated. [ours]: offsets and s,
-    as on K400; that CLIP's features are a frozen tower's.
+    A head on boxes reads them (i2vlib.detection): of the 80 actions that AVA annotates 60 are evaluated. [ours]: ViT-B/16, which
+    the text that we have does not name; offsets and s, as on K400; that CLIP's features are a frozen tower's.
     """
     return {f"{name}-b16-8f-ava": replace(rows[f"{name}-b16-8f-k400"], classes=80) for name in ("zeroi2v", "probe")}
 

@@ -101,7 +101,7 @@ def _inti() -> dict[str, Table]:
                         "Behind blocks 3 and 5, 5 and 7, 7 and 9 of 12; here 1 and 2, 1 and 3, 2 and 3 of 4.", at),
         "InTI 2": Table("Which compression?", k400, compressions, (*JUNK, "mini-motion"), presets, "inti"),
         "InTI SSv2": Table("And where motion tells?", "SSv2, ViT-B/16, 16 frames", motion, MOTION[:1], "{}-b16-16f-ssv2", "inti+",
-                           "+ is UniFormerV2's modules over time. The paper has ToMe (68.1) and STA (68.4) beside them too. "
+                           "The plus stands for UniFormerV2's modules over time. The paper has ToMe (68.1) and STA (68.4) too. "
                            "Their tokens no longer lie on one grid in all frames, which the local modules need, and it does "
                            "not say what it does then."),
         "InTI 5(a)": Table("What do the weights see?", k400, levels, JUNK[:1], presets, "inti"),
@@ -111,7 +111,8 @@ def _inti() -> dict[str, Table]:
 
 TABLES: dict[str, Table] = _ablations() | _comparisons() | _inti()
 ELSEWHERE = {
-    "ZeroI2V 7": "detection on AVA: not reproduced here, it needs the data and GPUs",
+    "ZeroI2V 7": "detection on AVA: not reproduced here, it needs the data and GPUs; its presets are zeroi2v-b16-8f-ava "
+                 "and probe-b16-8f-ava, which i2vlib.detection trains",
     "ZeroI2V 9 and 10, InTI 3": "latency, throughput, memory and time of training: notebook 09, as ratios on one machine",
     "ZeroI2V 13": "ImageNet-21K's ViT-B/16: not reproduced here, it needs the data, GPUs and weights from a hub; its preset is "
                   "in21k-zeroi2v-b16-8f-ssv2",

@@ -21,12 +21,17 @@ from IPython.display import Markdown
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
+from i2vlib.course import experiments, real
+from i2vlib.course.jobs import load_rows
 from i2vlib.course.paper_tables import TABLES
+from i2vlib.data import mini
 from i2vlib.show.names import finished
 
 RESULTS = Path(__file__).resolve().parents[2] / "notebooks" / "results" / "tables.csv"
 FULL = RESULTS.with_name("full")  # folders of runs on the papers' data: settings.json and metrics.json of notebooks 04 and 06
 RISING = 0.01  # of validation top-1 in the last quarter of the steps, mean over the seeds: more still rises, and is marked ↑
+NOTEBOOKS = {"mini-motion": "04, 06", "mini-blink": "04", "mini-appearance": "04", "mini-corrupted": "06", "photos-one": "12",
+             "photos-corrupted": "12"}  # tasks that have longer experiments of their own, which these notebooks show
 TEXT = ("task", "method", "stage", "config", "torch", "machine")  # columns; the others are numbers
 
 
@@ -60,10 +65,27 @@ def full_size(preset: str, folder: Path = FULL) -> list[float]:
             if json.loads((run / "settings.json").read_text())["preset"] == preset and (run / "metrics.json").is_file()]
 
 
+def kept(task: str) -> dict[str, list[dict]]:
+    """The runs of the notebooks' own experiments on a task by method, one row a seed. Of `make experiments` one rate served for
+    all methods, of `make experiments-real` rates were swept as they are in the grid."""
+    found: dict[str, list[dict]] = {}
+    for row in experiments.load_results():
+        method, _, own = row["preset"].partition(f"-{task}")
+        if (own, row["tower"], row["preset"]) == ("", "mini", f"{method}-{task}"):
+            method = {"stdha-far": "stdha-field-5"}.get(method, method)
+            found.setdefault(method, []).append({"value": row["seed"], "top1": row["top1"], "clips": mini.TASKS[task[5:]].val})
+    for row in load_rows(real.RESULTS):
+        if (row["set"], row["stage"]) == (task, "seed"):
+            found.setdefault(row["method"], []).append(row)
+    return found
+
+
 def measured(name: str, path: Path = RESULTS) -> dict[str, dict[str, list[dict]]]:
-    """What a table asks for and is measured: {task: {method: a row a seed}}, in the table's order, empty tasks left out."""
+    """What a table asks for and is measured: {task: {method: a row a seed}}, in the table's order, empty tasks left out.
+    Beside the repository's own results stand those of its notebooks (`kept`)."""
     table = TABLES[name]
     runs = {task: tested(task, path) for task in table.tasks}
+    runs |= {f"{task}, of {NOTEBOOKS[task]}": kept(task) for task in table.tasks if task in NOTEBOOKS and path == RESULTS}
     found = {task: {method: rows[method] for method in table.rows if method in rows} for task, rows in runs.items()}
     return {task: rows for task, rows in found.items() if rows}
 
@@ -81,14 +103,14 @@ def figure(name: str, path: Path = RESULTS) -> Figure:
     page, axes = plt.subplots(1, 1 + len(runs), figsize=size, sharey=True, squeeze=False, layout="constrained")
     paper = {method: value - table.rows[table.reference] for method, value in table.rows.items() if value is not None}
     axes[0][0].plot(list(paper.values()), [order.index(method) for method in paper], "D", color="0.3", ms=5)
-    axes[0][0].set(title=f"the paper\n{table.paper}", yticks=range(len(order)), yticklabels=order,
+    axes[0][0].set(title=f"the paper\n{table.paper.replace(', ', chr(10), 1)}", yticks=range(len(order)), yticklabels=order,
                    ylim=(-0.7, len(order) - 0.3))
     for axis, (task, found) in zip(axes[0][1:], runs.items(), strict=True):
         for method, rows in found.items():
             ahead, y = differences(rows, found[table.reference]), order.index(method)
             axis.plot(ahead, [y] * len(ahead), "o", color="C0", ms=4.5, alpha=0.7)
             axis.vlines(fmean(ahead), y - 0.35, y + 0.35, color="C0", lw=1.5)
-        axis.set(title=f"{task}\n{rows[0]['clips']} test clips")
+        axis.set(title=f"{task.replace(', ', chr(10), 1)}\n{rows[0]['clips']} test clips")
     for axis in axes[0]:
         axis.axvline(0, color="0.6", lw=0.8, zorder=0)
         axis.set(xlabel=f"points ahead of {table.reference}")

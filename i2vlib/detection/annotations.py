@@ -50,17 +50,18 @@ def read_boxes(path: str | Path, *, excluded: str | Path | None = None, classes:
     return _keyframes(path, {key: {box: sorted(ids) for box, ids in boxes.items()} for key, boxes in found.items()})
 
 
-def read_proposals(path: str | Path, least_score: float = 0.8) -> list[Keyframe]:
+def read_proposals(path: str | Path, least_score: float = 0.8, *, excluded: str | Path | None = None) -> list[Keyframe]:
     """A person detector's boxes of at least that score: lines of `video,second,x1,y1,x2,y2,,score`, as in SlowFast's data.
 
-    They may reach out of the frame, and are cut at its edge. A pickled file is not read: it could run code. Raises ListError as
-    read_boxes does.
+    They may reach out of the frame, and are cut at its edge. excluded: as for read_boxes. A pickled file is not read, since it
+    could run code. Raises ListError as read_boxes does.
     """
+    left_out = _seconds(excluded) if excluded else set()
     found: dict[tuple[str, float], dict[tuple[Box, str], list[int]]] = {}
     for where, fields in _rows(path, (8,)):
         key, score = (fields[0], _number(where, "second", fields[1])), _number(where, "score", fields[7])
         box = _box(where, fields, cut=True)
-        if score >= least_score:
+        if score >= least_score and key not in left_out:
             found.setdefault(key, {})[box, ""] = []
     return _keyframes(path, found)
 

@@ -18,7 +18,7 @@ from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.list_formats import is_video
 from i2vlib.data.lists import Entry
 from i2vlib.data.transforms import normalised
-from i2vlib.detection.annotations import Box, read_actions, read_boxes, read_proposals
+from i2vlib.detection.annotations import Box, Keyframe, read_actions, read_boxes, read_proposals
 from i2vlib.protocol import ClipConfig
 
 VISIBLE = 0.25  # share of a box that a training crop must show for the box to count
@@ -43,9 +43,10 @@ class BoxDataset(VideoDataset):
     as in VideoDataset. M is the most boxes of a keyframe. In training V = 1, in testing clip.test_crops.
 
     annotations, excluded: AVA's files. proposals: a person detector's boxes, those of least_score or more are scored in place of
-    the annotated ones. labels: AVA's .pbtxt of the evaluated actions; without it all are. The frame of second s is number
-    (s - start)·fps of root/<video>.mp4 (or another ending), or of the folder root/<video>/ with img_00001.jpg on. As
-    a rule they are films cut from second 900 on, at 30 frames a second. Folders are read in milliseconds, a long film is not.
+    the annotated ones; at a second where nobody is annotated and that is not excluded they are false. labels: AVA's .pbtxt of the
+    evaluated actions; without it all are. The frame of second s is number (s - start)·fps of root/<video>.mp4 (or another ending)
+    or of the folder root/<video>/ with img_00001.jpg on. As a rule they are films cut from second 900 on, at 30 frames a second.
+    Folders are read in milliseconds, a long film is not.
 
     clip.sampling is "dense", centred on the keyframe. In training the frame is scaled to short_side, of which a random square is
     seen, flipped or not; without random_crop the centre at test_short_side. What else moves or hides pixels is refused.
@@ -67,7 +68,9 @@ class BoxDataset(VideoDataset):
         self.evaluated = sorted(names)
         self.class_names = [names.get(i, f"action {i}") for i in range(1, classes + 1)] if names else []
         self.truth = read_boxes(annotations, excluded=excluded, classes=classes)
-        self.keyframes = self._proposed(read_proposals(proposals, least_score)) if proposals else self.truth
+        self.keyframes = self.truth
+        if proposals:
+            self.keyframes = self._proposed(read_proposals(proposals, least_score, excluded=excluded))
         self.most = max(len(key.boxes) for key in self.keyframes)
         there = _videos(self.root)
         files = {video: there.get(video, f"{video}.mp4") for video in dict.fromkeys(key.video for key in self.keyframes)}
@@ -77,12 +80,13 @@ class BoxDataset(VideoDataset):
         self._epoch = 0
         self._transform = BoxTransform(clip, train)
 
-    def _proposed(self, proposals: list) -> list:
-        """The detector's boxes at the keyframes of the truth, in its order."""
-        at = {(key.video, key.second): key for key in proposals}
-        found = [at[key.video, key.second] for key in self.truth if (key.video, key.second) in at]
-        if not found:
+    def _proposed(self, proposals: list[Keyframe]) -> list[Keyframe]:
+        """The detector's keyframes in the annotated videos. Where nobody is annotated the truth is that nobody is there."""
+        known, videos = {(key.video, key.second) for key in self.truth}, {key.video for key in self.truth}
+        found = [key for key in proposals if key.video in videos]
+        if not any((key.video, key.second) in known for key in found):
             raise ListError("none of the proposals is at a second that the annotations have: are they of the same videos?")
+        self.truth += [Keyframe(key.video, key.second, (), ()) for key in found if (key.video, key.second) not in known]
         return found
 
     def __getitem__(self, index: int) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torchvision.ops import roi_align
 
 from i2vlib.config import DROPPING, ConfigError, ModelConfig
 from i2vlib.tower.classifier import VideoClassifier, build_model, freeze
+from i2vlib.tower.swin import VideoSwin
 from i2vlib.tower.wrappers import unwrapped
 
 ROI = 7  # places along one side that a box is read at
@@ -27,10 +29,10 @@ def box_features(maps: Tensor, boxes: Tensor) -> Tensor:
 class Detector(VideoClassifier):
     """(B,T,3,S,S) and boxes on the middle frame (B,M,4), shares of the picture -> logits (B,M,classes), an action a column.
 
-    map = mean over T' of ln_post(patch tokens after the last block); box -> RoIAlign -> maximum -> dropout -> linear. A sigmoid
-    makes probabilities of them: a person does several things at once. The weights are those of a VideoClassifier, under the same
-    names, and so are its checkpoints: as_detector(i2v.load_checkpoint(path)). Raises ConfigError for a model without a head, one
-    whose tokens have lost their places (ToMe, STA), and one whose head reads a global branch or a decoder.
+    map = mean over T' of the last norm of the patch tokens (ln_post, a Swin's norm); box -> RoIAlign -> maximum -> dropout ->
+    linear. A sigmoid makes probabilities of them: a person does several things at once. The weights are a VideoClassifier's,
+    under the same names, and so are the checkpoints: as_detector(i2v.load_checkpoint(path)). Raises ConfigError for a model
+    without a head, one whose tokens have lost their places (ToMe, STA), and one whose head reads a global branch or a decoder.
     """
 
     def __init__(self, config: ModelConfig):
@@ -48,10 +50,14 @@ class Detector(VideoClassifier):
         return self.head(self.dropout(box_features(self.maps(video), boxes)))
 
     def maps(self, video: Tensor) -> Tensor:
-        """(B,T,3,S,S) -> (B,D,g,g): ln_post of each place's tokens, mean over the frames that are left."""
-        grid = self.config.tower.grid
-        tokens = self.backbone.tokens(video)[:, :, 1:1 + grid**2]  # no class token, no registers
-        return self.backbone.ln_post(tokens).mean(1).transpose(1, 2).unflatten(2, (grid, grid))
+        """(B,T,3,S,S) -> (B,D,g,g): the last norm of each place's tokens, mean over the frames that are left."""
+        tokens = self.backbone.tokens(video)  # (B,T',N,D)
+        if isinstance(self.backbone, VideoSwin):
+            places = self.backbone.norm(tokens)
+        else:
+            places = self.backbone.ln_post(tokens[:, :, 1:1 + self.config.tower.grid**2])  # no class token, no registers
+        side = math.isqrt(places.shape[2])
+        return places.mean(1).transpose(1, 2).unflatten(2, (side, side))
 
 
 def build_detector(config: ModelConfig, weights: str | Path | None = None, **options) -> Detector:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from i2vlib.course import tables
+from i2vlib.course import experiments, tables
 from i2vlib.course.methods import methods
 from i2vlib.course.paper_tables import TABLES
 from i2vlib.course.tasks import TASKS
@@ -141,6 +141,16 @@ def test_the_overview_has_a_line_for_every_table(tmp_path):
     text = tables.overview(path)
     assert f"| {NAME} | {TASK} | 6 | 6 | 0 | 0 | +1.00 |" in text and "| ZeroI2V 6, UCF101 | not asked here |" in text
     assert all(f"| {name} |" in text for name in TABLES) and len(text.splitlines()) == 2 + len(TABLES)
+
+
+def test_the_notebooks_own_experiments_stand_beside_the_grid():
+    found = tables.measured("InTI 2")["mini-corrupted, of 06"]
+    assert [row["top1"] for row in found["inti"]] == experiments.measured("inti-mini-corrupted", "top1")
+    assert {"naive", "mean", "tome", "sta"} <= set(found) and {row["clips"] for row in found["inti"]} == {384}
+    blink = tables.measured(NAME)["mini-blink, of 04"]
+    assert [row["top1"] for row in blink["stdha-field-5"]] == experiments.measured("stdha-far-mini-blink", "top1")
+    operators = tables.measured("ZeroI2V 2(a)")["photos-one, of 12"]
+    assert len(operators["stdha"]) == 3 and all(row["method"] == "stdha" for row in operators["stdha"])
 
 
 def test_the_loop_is_one_that_a_shell_takes(tmp_path):

@@ -15,6 +15,7 @@ from i2vlib.config import ConfigError
 from i2vlib.data.lists import ListError
 from i2vlib.data.survival import load
 from i2vlib.data.video import write_clip
+from i2vlib.detection.annotations import Keyframe
 from i2vlib.detection.clips import BoxDataset, BoxTransform, centred_indices
 from i2vlib.protocol import ClipConfig
 
@@ -94,7 +95,8 @@ def ava(tmp_path_factory) -> Path:
         Image.fromarray(np.ascontiguousarray(frame)).save(root / "frames" / f"img_{i:05d}.jpg", quality=100)
     (root / "a.csv").write_text("film,0905,0.1,0.1,0.4,0.8,3,0\nfilm,0905,0.1,0.1,0.4,0.8,1,0\nfilm,0905,0.5,0.1,0.9,0.8,4,1\n"
                                 "frames,0902,0.2,0.1,0.6,0.9,2,0\ngone,0902,0.2,0.1,0.6,0.9,2,0\nfilm,0912,0.2,0.1,0.6,0.9,2,0\n")
-    (root / "p.csv").write_text("film,905,0.1,0.1,0.5,0.8,,0.95\nfilm,904,0.1,0.1,0.5,0.8,,0.95\n")
+    (root / "p.csv").write_text("film,905,0.1,0.1,0.5,0.8,,0.95\nfilm,904,0.1,0.1,0.5,0.8,,0.95\n"
+                                "elsewhere,904,0.1,0.1,0.5,0.8,,0.95\n")
     return root
 
 
@@ -137,8 +139,11 @@ def test_batches_come_through_the_processes_that_read(ava):
 
 def test_proposals_stand_in_for_the_annotated_boxes(ava):
     dataset = a_set(ava, proposals=ava / "p.csv")
-    assert [(k.video, k.second, len(k.boxes)) for k in dataset.keyframes] == [("film", 905.0, 1)]
-    assert len(dataset.truth) == 4 and not dataset[0]["actions"].any()
+    assert [(k.video, k.second, len(k.boxes)) for k in dataset.keyframes] == [("film", 905.0, 1), ("film", 904.0, 1)]
+    assert len(dataset.truth) == 5 and not dataset[0]["actions"].any()
+    assert dataset.truth[4] == Keyframe("film", 904.0, (), ()), "nobody is there, so that the box found is false"
+    (ava / "excluded.csv").write_text("film,0904\n")
+    assert len(a_set(ava, proposals=ava / "p.csv", excluded=ava / "excluded.csv").keyframes) == 1
     (ava / "other.csv").write_text("film,1000,0.1,0.1,0.5,0.8,,0.95\n")
     with pytest.raises(ListError, match="none of the proposals is at a second that the annotations have"):
         a_set(ava, proposals=ava / "other.csv")

@@ -50,6 +50,10 @@ def test_an_action_is_scored_apart_from_the_others():
     assert mean_ap(found, [2, 3]) == pytest.approx(1.0) and math.isnan(mean_ap(found, [2]))
 
 
+def test_a_box_where_nobody_is_is_false():
+    assert precision([keyframe(A), keyframe()], [1, 0], [A, A], [0.9, 0.8]) == pytest.approx(0.5, abs=1e-3)
+
+
 def test_without_a_scored_box_and_with_a_score_that_is_none():
     empty = torch.zeros(0)
     assert average_precisions([keyframe(A)], empty.long(), torch.zeros(0, 4), torch.zeros(0, 1)).item() == 0.0

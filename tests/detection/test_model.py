@@ -9,7 +9,7 @@ import torch
 from torchvision.ops import roi_align
 
 import i2vlib as i2v
-from i2vlib.config import CompressionConfig, ConfigError, ModelConfig, TemporalConfig, TowerConfig
+from i2vlib.config import CompressionConfig, ConfigError, ModelConfig, SwinConfig, TemporalConfig, TowerConfig
 from i2vlib.detection.model import Detector, as_detector, box_features, build_detector, scores_of
 
 TOWER = TowerConfig(32, 8, 32, 3, 4, 2.0, 0, True)
@@ -54,6 +54,17 @@ def test_it_is_the_loop_over_clips_frames_and_boxes():
             box = torch.cat([torch.zeros(1), BOXES[b, m] * 4])[None]
             due = model.head(roi_align(mean[None], box, 7, aligned=True)[0].flatten(1).max(1).values)
             assert torch.allclose(logits[b, m], due, atol=1e-5)
+
+
+def test_a_swin_has_places_too():
+    """Two stages: 8x8 patches, then 4x4 places; the heads of the first, 2, and of the second, 4, one of each stage relocated."""
+    tower = SwinConfig(32, 4, 16, 2, 2, 2.0, depths=(1, 1), window=2)
+    config = ModelConfig(tower, TemporalConfig((-1, 0, 1, 0, 0, 0)), frames=4, classes=5)
+    model, video = filled(config), clip()
+    maps = model.maps(video)
+    assert maps.shape == (2, 32, 4, 4)
+    due = model.backbone.norm(model.backbone.tokens(video)[1, :, 4 * 2 + 3]).mean(0)
+    assert torch.allclose(maps[1, :, 2, 3], due, atol=1e-5) and model(video, BOXES).shape == (2, 2, 5)
 
 
 def test_registers_are_no_places():
