@@ -226,7 +226,7 @@ def latency_figure(live: Mapping[str, tuple], counted: Mapping[str, float], kept
     names = [name for name in reversed(live) if name != "image tower"]
     axis.axvline(1, color="0.6", lw=0.8, zorder=0)
     runs = [("this run", live, "C0", 0.16)]
-    runs += [(f"the longer run: {kept_run['tower']}", kept_run["latency"], "C2", -0.16)] if kept_run else []
+    runs += [(f"kept run: {kept_run['tower']}", kept_run["latency"], "C2", -0.16)] if kept_run else []
     for label, found, colour, up in runs:
         for i, name in enumerate(names):
             low, middle, high = found[name]
@@ -251,7 +251,7 @@ def trade_figure(bytes_kept: Mapping[str, float], counted: Mapping[str, float], 
                  kept_run: Mapping | None = None) -> Figure:
     """Bytes kept for backward against the time of a step, both over the straightforward form's; lines join forms of one kind,
     black strokes are the multiply-adds of a step."""
-    runs = {"this run": live} | ({f"the longer run: {kept_run['tower']}": kept_run["step"]} if kept_run else {})
+    runs = {"this run": live} | ({f"kept run: {kept_run['tower']}": kept_run["step"]} if kept_run else {})
     figure, axes = plt.subplots(1, len(runs), figsize=(9.2 if kept_run else 6, 4.2), sharex=True, sharey=True, squeeze=False)
     for axis, (title, found) in zip(axes[0], runs.items(), strict=True):
         for line, colour in LINES.items():
