@@ -86,16 +86,17 @@ def merged_state(blocks: Mapping[str, nn.Module], state: Mapping[str, Tensor],
     merged = {k: with_float64(v) for k, v in state.items() if ".adapters." not in k}
     for prefix, block in blocks.items():
         for place, adapter in block.adapters.items():
-            _fold(merged, prefix, place, adapter, layers[place])
+            _fold(merged, prefix, place, adapter, layers)
     return merged
 
 
-def _fold(state: dict[str, Tensor], prefix: str, place: str, adapter: nn.Module, weights: tuple[str, int | None]) -> None:
+def _fold(state: dict[str, Tensor], prefix: str, place: str, adapter: nn.Module,
+          layers: Mapping[str, tuple[str, int | None]]) -> None:
     if isinstance(adapter, STAdapter):
         raise ValueError("an ST-Adapter cannot be merged: it reads other frames; train with kind='linear' for a model that "
                          "merges")
     change = adapter.difference() if isinstance(adapter, BESIDE) else adapter.affine()
-    layer, third = weights
+    layer, third = layers[place]
     weight, bias = f"{prefix}.{layer}weight", f"{prefix}.{layer}bias"
     W, b = state[weight].clone(), state[bias].clone()
     width = W.shape[1]
