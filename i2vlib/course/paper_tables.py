@@ -35,6 +35,8 @@ class Table:
 MOTION = ("mini-motion", "photos-one")
 JUNK = ("mini-corrupted", "photos-corrupted")
 SSV2, K400 = "SSv2, ViT-B/16, 8 frames", "K400, ViT-B/16, 8 frames"
+PLUS = ("In the paper all rows but naive have UniFormerV2's modules over time, here none has. Without them the paper's InTI has "
+        "84.1 (InTI 1).")
 NEEDS_DATA = "Not reproduced here: it needs the data and GPUs."
 
 
@@ -53,12 +55,13 @@ def _ablations() -> dict[str, Table]:
         "ZeroI2V 2(a)": Table("Which operator over time?", SSV2, operators, (*MOTION, "photos-two-pan"),
                               note="The text does not say which of the two channel shifts is the one of KV: 64.5 and 64.6."),
         "ZeroI2V 2(b)": Table("How many temporal heads?", SSV2, heads, MOTION,
-                              note="Of 12 heads; of 8 here, and of the real tower's 6."),
+                              note="Of 12 heads; of 8 here, and of the real tower's 6. stdha has two of them, a field of 3 "
+                                   "frames and adapters of a quarter of the width, here and below."),
         "ZeroI2V 2(c)": Table("How many frames does a layer see?", SSV2, fields, ("mini-blink",)),
         "ZeroI2V 2(d)": Table("How wide is an adapter?", SSV2, widths, MOTION),
         "ZeroI2V 3": Table("What is trained?", SSV2, trained, ("mini-motion", "mini-motion-few"),
-                           note="All rows with STDHA; stdha has four linear adapters a block. A name ends in the width of the "
-                                "bottleneck where it is not a quarter of the tower's."),
+                           note="All rows with STDHA; stdha has four linear adapters a block. A number counts a block's "
+                                "adapters; -8th, -6th and -half are widths of the bottleneck that are not a quarter."),
     }
 
 
@@ -75,7 +78,8 @@ def _comparisons() -> dict[str, Table]:
         "ZeroI2V 8": Table("And from few clips?", "VidTAB, mean of 8 tasks, ViT-L/14",
                            {"probe": 42.8, "st-adapter": 46.9, "zeroi2v": 46.5}, ("mini-appearance-few", "mini-motion-few"),
                            "{}-l14-8f-vidtab-16shot", "zeroi2v", "Here 12 clips of each of 32 objects, and 64 of each of 6 "
-                           "directions. The text does not say of how many shots the paper's numbers are."),
+                           "directions (data/README.md has 4 and 16 of each). The text does not say of how many shots the "
+                           "paper's numbers are. At full size: presets zeroi2v-l14-8f-vidtab-4shot and -16shot."),
     }
     for data, top1 in (("UCF101", 95.6), ("HMDB51", 73.7), ("Diving48", 89.7)):
         rows[f"ZeroI2V 6, {data}"] = Table(f"And on {data}?", f"{data}, ViT-B/16, 8 frames",
@@ -99,13 +103,14 @@ def _inti() -> dict[str, Table]:
     return {
         "InTI 1": Table("Where do the two sites stand?", k400, sites, JUNK[:1], presets, "inti-middle",
                         "Behind blocks 3 and 5, 5 and 7, 7 and 9 of 12; here 1 and 2, 1 and 3, 2 and 3 of 4.", at),
-        "InTI 2": Table("Which compression?", k400, compressions, (*JUNK, "mini-motion"), presets, "inti"),
+        "InTI 2": Table("Which compression?", k400, compressions, (*JUNK, "mini-motion"), presets, "inti", PLUS),
         "InTI SSv2": Table("And where motion tells?", "SSv2, ViT-B/16, 16 frames", motion, MOTION[:1], "{}-b16-16f-ssv2", "inti+",
                            "The plus stands for UniFormerV2's modules over time. The paper has ToMe (68.1) and STA (68.4) too. "
                            "Their tokens no longer lie on one grid in all frames, which the local modules need, and it does "
                            "not say what it does then."),
-        "InTI 5(a)": Table("What do the weights see?", k400, levels, JUNK[:1], presets, "inti"),
-        "InTI 5(b)": Table("How are levels fused, and weights made?", k400, fusions, JUNK[:1], presets, "inti"),
+        "InTI 5(a)": Table("What do the weights see?", k400, levels, JUNK[:1], presets, "inti", PLUS),
+        "InTI 5(b)": Table("How are levels fused, and weights made?", k400, fusions, JUNK[:1], presets, "inti",
+                           f"inti keeps the token's level beside the sum of the others (Sep), and has a softmax. {PLUS}"),
     }
 
 

@@ -208,7 +208,7 @@ def overview(path: Path = RESULTS) -> str:
                 numbers = [sum(counts), *counts, "" if math.isnan(rho) else f"{rho:+.2f}"]
                 lines.append(f"| {name} | {task} | {' | '.join(map(str, numbers))} |")
         if not any(map(sum, found.values())):
-            lines.append(f"| {name} | {'not measured yet' if TABLES[name].tasks else 'not asked here'} | | | | | |")
+            lines.append(f"| {name} | {'no such pair measured yet' if TABLES[name].tasks else 'not asked here'} | | | | | |")
     return "\n".join(lines)
 
 
@@ -237,7 +237,7 @@ def page(name: str, path: Path = RESULTS, full: Path = FULL) -> list:
     """A table to look at: its figure, where something is measured, and under it, as Markdown, the numbers, what they say of the
     paper's order, and the commands, folded."""
     table, drawn = TABLES[name], comparable(name, path)
-    missing = [] if drawn or not table.tasks else ["Not measured here yet: `make tables`, or of this task "
+    missing = [] if drawn or not table.tasks else ["Still to be measured: `make tables`, or of this task "
                                                    f"`python -m i2vlib.course.workflow --only {table.tasks[0]}/`."]
     loop = command(name)
     folded = f"<details><summary>at full size</summary>\n\n```\nmkdir -p runs\n{loop}\n```\n\n</details>" if loop else ""
