@@ -75,6 +75,11 @@ def kept_for_backward(model: nn.Module, clip: torch.Tensor) -> int:
     return sum(storage.nbytes() for storage in kept.values()) if result.requires_grad else 0
 
 
+def inference(config: ModelConfig) -> ModelConfig:
+    """What is left when all that merges is merged."""
+    return replace(config, adaptation=AdaptationConfig()) if config.adaptation.adds and config.adaptation.merges else config
+
+
 def multiply_adds(config: ModelConfig, everywhere: bool = False) -> int:
     """The same number by hand: per frame the patch embedding; per block 4 projections, 2 attention products, MLP, adapters;
     and what stands at the sites and over time. Frames and tokens are those that are left at each block.

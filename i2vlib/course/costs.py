@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from i2vlib.config import AdaptationConfig, CompressionConfig, ModelConfig, TemporalConfig
-from i2vlib.measure import multiply_adds
+from i2vlib.measure import inference, multiply_adds
 from i2vlib.presets import PRESETS, SITES, strategies
 from i2vlib.show.names import finished
 from i2vlib.tower.classifier import VideoClassifier
@@ -68,11 +68,6 @@ def bare(config: ModelConfig) -> ModelConfig:
     """The image tower alone, frame by frame."""
     return replace(config, temporal=TemporalConfig(), adaptation=AdaptationConfig(), compression=CompressionConfig(),
                    drop_path=0.0)
-
-
-def inference(config: ModelConfig) -> ModelConfig:
-    """What is left when all that merges is merged."""
-    return replace(config, adaptation=AdaptationConfig()) if config.adaptation.adds and config.adaptation.merges else config
 
 
 def giga(config: ModelConfig, everywhere: bool = True) -> float:

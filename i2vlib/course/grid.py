@@ -30,13 +30,13 @@ from safetensors.torch import load_file, save
 from i2vlib.compression.inti import Interpolation
 from i2vlib.config import ModelConfig
 from i2vlib.course.experiments import reversal_pairs, twin_gap, weight_score
-from i2vlib.course.methods import FROZEN, methods
+from i2vlib.course.methods import methods
 from i2vlib.course.settings import HELD_OUT, write_json
 from i2vlib.course.tasks import TASKS, clip_config, folder_of
 from i2vlib.data import mini, photos_corrupted
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.files import whole_file
-from i2vlib.measure import multiply_adds
+from i2vlib.measure import inference, multiply_adds
 from i2vlib.protocol import TrainConfig
 from i2vlib.tower.classifier import VideoClassifier, build_model
 from i2vlib.training.evaluate import Result, direction_accuracy, evaluate
@@ -134,7 +134,7 @@ def run(cell: Cell, folder: Path) -> dict:
     if cell.stage == "seed":
         row |= scores(cell, model, data["test"])
     return row | {"trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-                  "multiply_adds": multiply_adds(merged_config(cell.model)), "cpu_seconds": round(time.process_time() - clock),
+                  "multiply_adds": multiply_adds(inference(cell.model)), "cpu_seconds": round(time.process_time() - clock),
                   "config": cell.config, "torch": version("torch"), "machine": machine()}
 
 
@@ -166,11 +166,6 @@ def swept_model(cell: Cell, rate: float, folder: Path, model: VideoClassifier) -
         return []
     model.load_state_dict(load_file(path.with_suffix(".safetensors")), strict=False)
     return row["val"]
-
-
-def merged_config(config: ModelConfig) -> ModelConfig:
-    """The configuration that is left at inference: what merges is gone."""
-    return replace(config, adaptation=FROZEN) if config.adaptation.adds and config.adaptation.merges else config
 
 
 def scores(cell: Cell, model: VideoClassifier, test) -> dict[str, float]:

@@ -24,12 +24,12 @@ from scipy.stats import spearmanr
 from i2vlib.course import experiments, real
 from i2vlib.course.jobs import load_rows
 from i2vlib.course.paper_tables import TABLES
+from i2vlib.course.real_tables import RISING
 from i2vlib.data import mini
 from i2vlib.show.names import finished
 
 RESULTS = Path(__file__).resolve().parents[2] / "notebooks" / "results" / "tables.csv"
 FULL = RESULTS.with_name("full")  # folders of runs on the papers' data: settings.json and metrics.json of notebooks 04 and 06
-RISING = 0.01  # of validation top-1 in the last quarter of the steps, mean over the seeds: more still rises, and is marked ↑
 NOTEBOOKS = {"mini-motion": "04, 06", "mini-blink": "04", "mini-appearance": "04", "mini-corrupted": "06", "photos-one": "12",
              "photos-corrupted": "12"}  # tasks that have longer experiments of their own, which these notebooks show
 TEXT = ("task", "method", "stage", "config", "torch", "machine")  # columns; the others are numbers

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from i2vlib.config import FOUR_ADAPTERS, CompressionConfig, ModelConfig, TemporalConfig
 from i2vlib.course import grid
 from i2vlib.course.grid import Cell
-from i2vlib.course.methods import SHIFTS, methods
+from i2vlib.course.methods import FROZEN, SHIFTS, methods
 from i2vlib.course.tasks import REAL, TASKS
 from i2vlib.data import mini, photos_corrupted
 from i2vlib.measure import multiply_adds
@@ -108,7 +108,7 @@ def test_a_rate_is_swept_and_then_a_seed_is_tested(small, tmp_path):
     row = grid.run(cell, tmp_path)
     assert row["rate"] == 5e-3, "of equal ends the lower rate's"
     assert row["clips"] == 4 and 0 <= row["direction"] <= 1 and row["config"] == cell.config
-    assert row["multiply_adds"] == multiply_adds(replace(cell.model, adaptation=grid.FROZEN)), "adapters merge away"
+    assert row["multiply_adds"] == multiply_adds(replace(cell.model, adaptation=FROZEN)), "adapters merge away"
 
 
 @pytest.mark.parametrize("method", ["stdha", "uniformerv2"])  # the second has running means as well
