@@ -26,6 +26,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from i2vlib.compression.inti import Interpolation
 from i2vlib.config import ModelConfig
@@ -37,7 +38,7 @@ from i2vlib.data import mini, photos_corrupted
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.files import whole_file
 from i2vlib.measure import inference, multiply_adds
-from i2vlib.protocol import TrainConfig
+from i2vlib.protocol import ClipConfig, TrainConfig
 from i2vlib.tower.classifier import VideoClassifier, build_model
 from i2vlib.training.evaluate import Result, direction_accuracy, evaluate
 from i2vlib.training.features import keep_features
@@ -101,7 +102,7 @@ def sets(cell: Cell, seed: int) -> dict[str, object]:
     own = "val" in task.data.splits and "test" in task.data.splits
     files = {"train": "train", "val": "val" if own else "train", "test": "test" if own else "val"}
     found = {part: VideoDataset(folder / f"{file}.txt", folder, clip_config(task), train=part == "train" and not task.upper,
-                                seed=seed, cache=not task.upper) for part, file in files.items()}
+                                seed=seed) for part, file in files.items()}
     limit = FAST["clips"] if cell.fast else 0
     if not own:
         every = found["train"].entries
@@ -111,8 +112,21 @@ def sets(cell: Cell, seed: int) -> dict[str, object]:
         dataset.entries = dataset.entries[:keep]
     if task.upper:
         model = new_model(cell, 0)
-        found = {part: keep_features(model, dataset, progress=False) for part, dataset in found.items()}
+        return {part: keep_features(model, dataset, progress=False) for part, dataset in found.items()}
+    for part, dataset in found.items():
+        frames = decoded(folder, files[part])
+        dataset.memory = {i: frames[entry.path] for i, entry in enumerate(dataset.entries)}
     return found
+
+
+def decoded(folder: Path, part: str) -> dict[str, Tensor]:
+    """The frames of every clip of a list by its path, uint8 (T,H,W,3): kept beside the list, so that cells do not decode anew."""
+    path, dataset = folder / f"{part}.safetensors", VideoDataset(folder / f"{part}.txt", folder, ClipConfig(), train=False)
+    if not path.is_file():
+        frames = torch.stack([dataset.whole(i) for i in range(len(dataset))])
+        with whole_file(path) as file:
+            file.write(save({"frames": frames}))
+    return {entry.path: clip for entry, clip in zip(dataset.entries, load_file(path)["frames"], strict=True)}
 
 
 def new_model(cell: Cell, seed: int) -> VideoClassifier:

@@ -54,12 +54,12 @@ def _ablations() -> dict[str, Table]:
     return {
         "ZeroI2V 2(a)": Table("Which operator over time?", SSV2, operators, (*MOTION, "photos-two-pan"),
                               note="The text does not say which of the two channel shifts is the one of KV: 64.5 and 64.6."),
-        "ZeroI2V 2(b)": Table("How many temporal heads?", SSV2, heads, MOTION,
-                              note="Of 12 heads; of 8 here, and of the real tower's 6. stdha has two of them, a field of 3 "
+        "ZeroI2V 2(b)": Table("How many temporal heads?", SSV2, heads, MOTION[:1],
+                              note="Of 12 heads; of 8 here. stdha has two of them, a field of 3 "
                                    "frames and adapters of a quarter of the width, here and below."),
         "ZeroI2V 2(c)": Table("How many frames does a layer see?", SSV2, fields, ("mini-blink",)),
-        "ZeroI2V 2(d)": Table("How wide is an adapter?", SSV2, widths, MOTION),
-        "ZeroI2V 3": Table("What is trained?", SSV2, trained, ("mini-motion", "mini-motion-few"),
+        "ZeroI2V 2(d)": Table("How wide is an adapter?", SSV2, widths, MOTION[:1]),
+        "ZeroI2V 3": Table("What is trained?", SSV2, trained, MOTION[:1],
                            note="All rows with STDHA; stdha has four linear adapters a block. A number counts a block's "
                                 "adapters; -8th, -6th and -half are widths of the bottleneck that are not a quarter."),
     }
