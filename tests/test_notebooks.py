@@ -53,6 +53,21 @@ def tags(cell) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
+def open_code(notebook) -> list:
+    """What a reader meets: the code cells without the setup, solutions, and figures' code that is folded."""
+    return [c for c in code_cells(notebook)[1:] if not {"solution", "figure"} & set(tags(c))]
+
+
+def prose_of(notebook) -> str:
+    return "\n\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+
+
+def sections(notebook) -> dict[str, str]:
+    """The prose under each heading of second order, by that heading."""
+    parts = re.split(r"^## (.+)$", prose_of(notebook), flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
 def test_every_notebook_has_its_own_number_and_stands_on_the_map_of_00():
     """Notebooks may be missing while the course is being written; their numbers and questions are fixed by 00's map."""
     start = "\n".join(c.source for c in nbformat.read(PATHS[0], 4).cells)
@@ -100,9 +115,67 @@ def test_the_check_of_the_parameters_knows_their_defaults(notebook):
 
 
 def test_code_cells_are_short(notebook):
-    sizes = {c.id: lines(c) for c in code_cells(notebook)[1:]}  # the setup cell has its own limit
+    sizes = {c.id: lines(c) for c in code_cells(notebook)[1:]}  # the setup cell has a limit of its own
     assert max(sizes.values()) <= 25, {k: v for k, v in sizes.items() if v > 25}
-    assert statistics.median(sizes.values()) <= 8, sorted(sizes.values())
+    sizes = sorted(map(lines, open_code(notebook)))
+    assert statistics.median(sizes) <= 6, sizes
+
+
+def test_says_how_long_it_takes_what_one_can_do_then_and_where_to_go(notebook):
+    """200 words and 10 lines of open code a minute; folded answers are not counted."""
+    first, words = notebook.cells[0].source, re.sub(r"<details>.*?</details>", "", prose_of(notebook), flags=re.DOTALL).split()
+    told = re.search(r"\*\*(\d+) minutes\.\*\* Afterwards you can:\n\n(?:- .+\n?){2,4}", first)
+    assert told, "the first cell says **N minutes.** Afterwards you can: and two to four points"
+    counted = len(words) / 200 + sum(map(lines, open_code(notebook))) / 10
+    assert abs(counted - int(told[1])) <= 3 and counted <= 47, f"{counted:.0f} minutes"
+    assert re.search(r"\*\*Next:\*\* ", sections(notebook)["What was learned"])
+
+
+ASIDE = re.compile("What was learned|Where this comes from|Exercises|How to read this|The letters|The parameters|This machine")
+
+
+def test_each_section_closes_with_what_to_take_home(notebook):
+    missing = [name for name, text in sections(notebook).items()
+               if not ASIDE.fullmatch(name) and len(re.findall(r"^> \*\*Take home\.\*\* ", text, re.MULTILINE)) != 1]
+    assert not missing
+
+
+def test_says_where_it_comes_from(notebook):
+    box = sections(notebook)["Where this comes from"]
+    assert len(re.findall(r"\]\(https://", box)) >= 2 and len(box.split()) <= 200
+
+
+def test_code_that_draws_is_folded(notebook):
+    for cell in code_cells(notebook)[1:]:
+        if "figure" in tags(cell):
+            assert cell.source.startswith("# Figure: ") and cell.metadata.get("cellView") == "form"
+            assert cell.metadata.get("jupyter") == {"source_hidden": True}
+        elif "solution" not in tags(cell):
+            drawing = len(re.findall(r"\b(?:axis|axes|axs?|plt|figure|fig)\b(?:\[.*?\])*\.", cell.source))
+            assert drawing <= 5, f"{drawing} lines that draw stand open:\n{cell.source}"
+
+
+READING = ("09", "10", "12")  # these read results: their exercises ask questions of them
+
+
+def test_two_exercises_ask_for_a_function_that_a_cell_checks(notebook):
+    if Path(notebook.metadata.path).name[:2] in READING:
+        return
+    tries = [c for c in code_cells(notebook) if re.search(r"^attempt\(\w+, \w+\)$", c.source, re.MULTILINE)]
+    assert len(tries) >= 2 and all("raise NotImplementedError" in c.source for c in tries)
+    for cell in tries:
+        check, name = re.search(r"^attempt\((\w+), (\w+)\)$", cell.source, re.MULTILINE).groups()
+        solved = [c for c in code_cells(notebook) if "solution" in tags(c) and f"def {name}(" in c.source]
+        assert len(solved) == 1 and f"{check}({name})" in solved[0].source
+
+
+def test_letters_mean_what_the_map_of_symbols_says(notebook):
+    """Tables with a column `letter` consist of rows of notebooks/symbols.md."""
+    known = (ROOT / "notebooks" / "symbols.md").read_text(encoding="utf-8").splitlines()
+    for table in re.findall(r"^\| letter \|.*\n\|.*\n((?:\|.*\n?)+)", prose_of(notebook), re.MULTILINE):
+        for row in table.splitlines():
+            cells = row.split(" | ")  # a notebook may add columns of its own
+            assert any(line.startswith(" | ".join(cells[:2]).removesuffix(" |")) for line in known), row
 
 
 def test_the_setup_cell_is_short():
@@ -111,7 +184,7 @@ def test_the_setup_cell_is_short():
 
 def test_prose_carries_the_code(notebook):
     prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-    cells = code_cells(notebook)[1:]  # without the setup that all share
+    cells = [c for c in code_cells(notebook)[1:] if "figure" not in tags(c)]  # nor the setup that all share
     code = "\n".join(c.source for c in cells)
     count = sum(map(lines, cells))
     assert len(prose.split()) >= 3 * count, f"{len(prose.split())} words for {count} lines of code"

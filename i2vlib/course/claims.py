@@ -19,6 +19,7 @@ import html
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -118,3 +119,27 @@ def _text(value) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def attempt(check: Callable[[Callable], None], answer: Callable) -> None:
+    """Say how a reader's function fares in an exercise, without stopping the notebook: not written yet, not right yet, or right.
+
+    check: takes the function and raises AssertionError, whose text is the hint. answer: the reader's; as long as it raises
+    NotImplementedError it is not written. Whatever else it raises is told. A solution calls check(answer), which stops.
+    """
+    try:
+        check(answer)
+    except NotImplementedError:
+        said, colour = "not written yet", "#6b6b6b"
+    except Exception as error:  # the reader's code may raise anything
+        said, colour = f"not right yet: {error}" if isinstance(error, AssertionError) else repr(error), "#a15c00"
+    else:
+        said, colour = "right", "#2a7d4f"
+    text = f"{answer.__name__}: {said}"
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None:
+        print(text)
+        return
+    from IPython.display import HTML, display
+
+    display(HTML(f'<div style="border-left:4px solid {colour};padding:.25em .8em"><b>{html.escape(text)}</b></div>'))

@@ -40,13 +40,14 @@ TREE = """
 :caption: The course
 :glob:
 
-notebooks/*
+notebooks/[0-9]*
 ```
 
 ```{toctree}
 :hidden:
 :caption: Beside it
 
+notebooks/symbols
 measured
 data/README
 ```
@@ -101,6 +102,7 @@ def write_sources(source: Path, root: Path = ROOT) -> None:
     for name in ("data", "_static"):
         (source / name).mkdir()
     shutil.copy(root / "data" / "README.md", source / "data")
+    shutil.copy(root / "notebooks" / "symbols.md", source / "notebooks")
     shutil.copy(Path(__file__).with_name("site.css"), source / "_static")
     shutil.copy(BADGE, source / "_static")
     names = {p.name[:2]: p.name for p in paths}
@@ -114,7 +116,8 @@ def write_sources(source: Path, root: Path = ROOT) -> None:
 
 
 def page(notebook, others: dict[str, str]):
-    """A notebook as the site shows it: solutions and the setup cell folded, other notebooks linked where they are named.
+    """A notebook as the site shows it: solutions, the setup cell and what draws figures folded, other notebooks linked where they
+    are named.
 
     others: number -> file name. The notebook is changed and returned. Claims lose the form that only the page of results reads;
     the badge is the site's own, or none as long as its link leads nowhere.
@@ -130,6 +133,8 @@ def page(notebook, others: dict[str, str]):
                 fold(cell, "hide-input", "the setup cell")
             elif "solution" in cell.metadata.get("tags", []):
                 fold(cell, "hide-cell", "the solution")
+            elif "figure" in cell.metadata.get("tags", []):
+                fold(cell, "hide-input", "how the figure is drawn")
             setup = False
     return inert_outputs(notebook)
 

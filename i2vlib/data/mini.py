@@ -135,3 +135,11 @@ def object_place(clips: Tensor) -> Tensor:
     pixels = unnormalised(clips)
     coloured = (pixels.amax(2) - pixels.amin(2) > 0.2).float()
     return avg_pool2d(coloured, PATCH) >= 0.1
+
+
+def twin(number):
+    """The number of a clip's twin, which plays it backwards, or of the twin's class: 2k for 2k+1 and the other way round.
+
+    number: an int, or integers in a tensor. Of the tasks that come in twins (motion, blink).
+    """
+    return number + 1 - 2 * (number % 2)

@@ -10,7 +10,7 @@ from IPython.utils.capture import capture_output
 
 from i2vlib.checked import check_parameters
 from i2vlib.course import claims
-from i2vlib.course.claims import FORMS, MIME, Claim, claim
+from i2vlib.course.claims import FORMS, MIME, Claim, attempt, claim
 
 
 @pytest.fixture
@@ -121,3 +121,25 @@ def test_where_a_run_writes_and_how_many_processes_decode_are_no_excuse(shell, m
 
 def test_rows_carry_plain_json_truth_values():
     assert Claim("s", "1", "", True)._repr_mimebundle_()[MIME]["holds"] is True
+
+
+def check_double(f):
+    assert f(2) == 4, "twice two is four"
+
+
+@pytest.mark.parametrize(("answer", "said"), [
+    (lambda x: 2 * x, "right"), (lambda x: x + 1, "not right yet: twice two is four"), (lambda x: x.missing, "AttributeError"),
+])
+def test_an_attempt_is_told_how_it_fares_and_stops_nothing(answer, said, capsys):
+    answer.__name__ = "double"
+    attempt(check_double, answer)
+    assert capsys.readouterr().out.startswith(f"double: {said}")
+
+
+def test_an_attempt_that_is_not_written_yet_says_so(shell):
+    def double(x):
+        raise NotImplementedError
+
+    with capture_output() as told:
+        attempt(check_double, double)
+    assert "double: not written yet" in told.outputs[0].data["text/html"]

@@ -58,7 +58,7 @@ class Reader(HTMLParser):
 
 
 def test_every_notebook_has_its_page_and_github_pages_will_serve_it(made):
-    assert {p.stem for p in (made / "notebooks").glob("*.html")} == {p.stem for p in NOTEBOOKS}
+    assert {p.stem for p in (made / "notebooks").glob("*.html")} == {p.stem for p in NOTEBOOKS} | {"symbols"}
     assert (made / ".nojekyll").exists() and (made / "index.html").exists() and (made / "data" / "README.html").exists()
     assert [p.name for p in made.parent.iterdir()] == ["site"], "something of the making was left"
 
@@ -116,12 +116,13 @@ def test_a_notebook_is_folded_and_freed_of_what_only_the_results_page_reads():
     v4 = nbformat.v4
     claim = v4.new_output("display_data", {MIME: {}, "text/html": "<b>holds</b>"})
     cells = [v4.new_markdown_cell("notebook 02"), v4.new_code_cell("setup"), v4.new_code_cell("x", outputs=[claim]),
-             v4.new_code_cell("y", metadata={"tags": ["solution"]})]
-    text, setup, shown, solution = page(v4.new_notebook(cells=cells), {"02": "02_b.ipynb"}).cells
+             v4.new_code_cell("y", metadata={"tags": ["solution"]}), v4.new_code_cell("z", metadata={"tags": ["figure"]})]
+    text, setup, shown, solution, figure = page(v4.new_notebook(cells=cells), {"02": "02_b.ipynb"}).cells
     assert text.source == "[notebook 02](02_b.ipynb)" and setup.metadata.tags == ["hide-input"]
     assert "tags" not in shown.metadata and dict(shown.outputs[0].data) == {"text/html": "<b>holds</b>"}
     assert solution.metadata.tags == ["solution", "hide-cell"]
     assert solution.metadata.mystnb["code_prompt_show"] == "Show the solution"
+    assert figure.metadata.tags == ["figure", "hide-input"]  # its output stays open
 
 
 def test_a_badge_is_drawn_by_us_and_stands_only_where_it_leads_somewhere(small):
@@ -153,6 +154,7 @@ def small(tmp_path):
     for folder in ("notebooks/figures", "data"):
         (root / folder).mkdir(parents=True)
     (root / "data/README.md").write_text("# Data\n")
+    (root / "notebooks/symbols.md").write_text("# Symbols\n")
     (root / "README.md").write_text("# T\n\n| 00 | a |\n\n## Measured\n\nm\n\n## Rest\n")
     v4 = nbformat.v4
     nbformat.write(v4.new_notebook(cells=[v4.new_markdown_cell("# A"), v4.new_code_cell("raise SystemExit(1)")],
@@ -164,7 +166,7 @@ def small(tmp_path):
 
 def test_nothing_is_executed_and_a_site_replaces_a_site_only(small, tmp_path):
     out = tmp_path / "site"
-    assert len(build(out, small)) == 5  # the notebook, the landing page, measured, data, search
+    assert len(build(out, small)) == 6  # the notebook, the symbols, the landing page, measured, data, search
     (out / "old.html").write_text("")
     build(out, small)
     assert not (out / "old.html").exists()
@@ -209,7 +211,7 @@ def test_the_command_says_what_it_made_or_why_not(small, tmp_path, monkeypatch, 
     made = []
     monkeypatch.setattr(site, "build", lambda out: made.append(build(out, small)) or made[-1])
     assert main(["--out", str(tmp_path / "site")]) == 0
-    assert f"5 pages, 0 MB: {tmp_path / 'site' / 'index.html'}" in capsys.readouterr().out
+    assert f"6 pages, 0 MB: {tmp_path / 'site' / 'index.html'}" in capsys.readouterr().out
     shutil.rmtree(small / "notebooks")
     assert main(["--out", str(tmp_path / "site")]) == 1 and "no notebook in" in capsys.readouterr().err
 
