@@ -6,6 +6,7 @@ The other notebooks are executed by nbval in the same pytest call: see `make tes
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 import statistics
@@ -233,6 +234,19 @@ def test_ends_with_what_was_learned_and_folded_executed_solutions(notebook):
         assert cell.metadata.get("jupyter") == {"source_hidden": True, "outputs_hidden": True}
     behind = [c.source for c in notebook.cells[notebook.cells.index(solutions[0]):] if c.cell_type == "markdown"]
     assert all(re.match(r"\*\*\d\.\*\*|<details>", text) for text in behind), "an answer in the open"
+
+def test_the_map_of_symbols_leads_to_sections_and_names_that_exist():
+    text = (ROOT / "notebooks" / "symbols.md").read_text(encoding="utf-8").split("## Equations")[1]
+    rows = [row.split(" | ") for row in text.splitlines() if row.startswith("|") and "`" in row]
+    assert len(rows) >= 12
+    for *_, where, names in rows:
+        number, _, section = where.partition(", ")
+        headings = [re.sub(r"^#+ (?:\d+\. )?", "", line) for line in prose_of(nbformat.read(named(number), 4)).splitlines()
+                    if line.startswith("##")]
+        assert section in headings or re.fullmatch(r"\d\d(, \d\d)*", where), f"{where}: {headings}"
+        for name in re.findall(r"`([\w.]+)`", names):
+            module, _, attribute = name.rpartition(".")
+            assert hasattr(importlib.import_module(module), attribute), name
 
 
 def execute(path: Path, tmp_path: Path, **parameters) -> list[dict]:
