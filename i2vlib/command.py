@@ -9,8 +9,8 @@
     fetch        a real image tower, without a hub
     check-data   every file of a list
 
-Each says more with --help. Every field of the configurations is an option: `i2v train zeroi2v-mini-motion --help` lists them
-with the preset's values. What is wrong with an input is said in one line, and the exit status is then 2.
+Every field of the configurations is an option: `i2v train zeroi2v-mini-motion --help` lists them with the preset's values.
+What is wrong with an input is said in one line, and the exit status is then 2.
 """
 
 from __future__ import annotations
@@ -61,11 +61,10 @@ def presets(arguments: Sequence[str]) -> None:
         rows = _flat(asdict(Run(PRESETS[name], recipe.clip, recipe.train)))
         print(f"{name}, protocol {protocol_for(name)}\n", *(f"{key:34} {value}" for key, value in rows), sep="\n")
         return
-    found = [preset for preset in PRESETS if name in preset]
+    found = {preset: config for preset, config in PRESETS.items() if name in preset}
     if not found:
         raise ConfigError(f"no preset has {name!r} in its name: i2v presets lists all {len(PRESETS)}")
-    for preset in found:
-        config = PRESETS[preset]
+    for preset, config in found.items():
         print(f"{preset:36} {config.frames:3} frames  {config.adaptation.kind:10} protocol {protocol_for(preset)}")
 
 
@@ -94,7 +93,7 @@ def train(arguments: Sequence[str]) -> None:
     given, rest = parser.parse_known_args(arguments)
     if not given.preset:
         parser.print_help()
-        raise SystemExit(0 if rest else 2)
+        sys.exit(0 if rest else 2)
     named = {key: value for key, value in vars(given).items() if key not in ("out", "quick_gelu")}
     settings = settle(**named, quick_gelu=None if given.quick_gelu is None else given.quick_gelu == "true")
     run = _overridden(Run(settings.model, settings.clip, settings.train), rest, parser)
@@ -233,7 +232,7 @@ def _overridden(default, arguments: list[str], parser: argparse.ArgumentParser):
     import tyro
 
     if {"-h", "--help"} & set(arguments):
-        print(parser.format_help())
+        parser.print_help()
     return tyro.cli(tyro.conf.AvoidSubcommands[type(default)], prog=parser.prog, args=arguments, default=default)
 
 
