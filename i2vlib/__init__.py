@@ -10,12 +10,14 @@ import importlib
 _HOMES = {
     "config": ("AdaptationConfig", "CompressionConfig", "ConfigError", "FOUR_ADAPTERS", "ModelConfig", "SIX_ADAPTERS",
                "SwinConfig", "TemporalConfig", "THREE_ADAPTERS", "TowerConfig", "check_parameters"),
+    "data.datasets": ("VideoDataset",),
     "data.few_shot": ("few_shot", "few_shot_lists"),
     "data.video": ("VideoError", "read_clip"),
     "detection.clips": ("BoxDataset",),
     "detection.model": ("Detector", "as_detector", "build_detector"),
     "detection.run": ("evaluate_boxes", "train_detector"),
     "measure": ("Count", "count"),
+    "own_video": ("predict",),
     "presets": ("PRESETS", "PROTOCOLS", "TOWERS"),
     "protocol": ("ClipConfig", "TrainConfig", "clip_for"),
     "tower.checkpoints": ("checkpoint_info", "load_checkpoint", "save_checkpoint"),
@@ -25,6 +27,8 @@ _HOMES = {
     "tower.unmodified": ("timm_state", "timm_tower"),
     "tower.export": ("export_onnx", "export_program"),
     "tower.zeroi2v": ("load_zeroi2v", "zeroi2v_state"),
+    "training.evaluate": ("evaluate",),
+    "training.train": ("train",),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 _ROOMS = ("adaptation", "compression", "course", "data", "detection", "insight", "show", "temporal", "tower", "training")

@@ -15,6 +15,7 @@ import json
 import re
 import warnings
 from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from i2vlib.config import ConfigError, ModelConfig, TowerConfig
@@ -198,7 +199,8 @@ def read_metrics(out: Path, split: str) -> list[dict]:
 
 def _pick(parameter: str, table: dict, name: str):
     if name not in table:
-        raise ConfigError(f"parameter {parameter} = {name!r}: allowed are {', '.join(table)}")
+        near = get_close_matches(name, table, 6, 0.0)
+        raise ConfigError(f"parameter {parameter} = {name!r}: allowed are {len(table)} names, the nearest {', '.join(near)}")
     return table[name]
 
 

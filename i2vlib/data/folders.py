@@ -28,6 +28,9 @@ MIXED = ("a class has too few recordings to divide: by their names, or byte by b
          "held-out number may be that of recognising a recording")
 
 
+VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+
+
 class FolderError(ValueError):
     """A folder cannot be trained on. The message names the folder or class, and what is expected."""
 
@@ -214,3 +217,12 @@ def _write_lists(out: Path, classes: Sequence[str], parts: Mapping[str, list[Ent
     except (UnicodeEncodeError, ListError) as error:
         raise FolderError(f"a name cannot stand in a list file, rename it: {error}") from error
     return [out / f"{part}.txt" for part in parts]
+
+
+def videos_in(where: str | Path) -> list[Path]:
+    """A file by itself, or all below a folder that have the ending of a video, sorted. Raises FolderError where there is none."""
+    where = Path(where)
+    found = [where] if where.is_file() else sorted(path for path in where.rglob("*") if path.suffix.lower() in VIDEOS)
+    if not found:
+        raise FolderError(f"{where}: no video there: allowed is a file, or a folder with {', '.join(VIDEOS)} below it")
+    return found
