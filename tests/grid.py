@@ -15,16 +15,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = tuple({"seed": seed} for seed in range(1, 5))
-FAST = {"steps": 40, "benchmark_rounds": 0}  # for what does not ask how well a model learns
+SHORT = {"steps": 40}  # for what does not ask how well a model learns
+FAST = {**SHORT, "benchmark_rounds": 0}
 GRID: dict[str, tuple[dict, ...]] = {
     "00": ({"task": "appearance", "number": 7}, {"task": "blink", "number": 383, "seed": 5}),
     "01": (*SEEDS, {"clips": 64}, {"clips": 256}, {"clips": 2048}),
     "02": (*SEEDS, {"frames": 6}, {"frames": 12}, {"clips": 4}, {"clips": 64}),
-    "03": (*SEEDS, {"clips": 1}, {"clips": 8}, {"adapter_size": 0.05}, {"adapter_size": 1.5},
-           {"fit_steps": 10}, {"fit_steps": 400}),
-    "04": ({"preset": "stdha-mini-blink", **FAST}, {"preset": "probe-mini-motion", **FAST},
-           {"preset": "full-mini-appearance", **FAST}, {"preset": "embedding-mini-motion", **FAST},
-           {"lr": 0.05, "batch_size": 8, **FAST}),
+    "03": (*SEEDS, {"clips": 1}, {"clips": 8}, {"adapter_size": 0.05}, {"adapter_size": 1.5}),
+    "04": ({"preset": "stdha-mini-blink", **SHORT}, {"preset": "probe-mini-motion", **SHORT},
+           {"preset": "full-mini-appearance", **SHORT}, {"preset": "embedding-mini-motion", **SHORT},
+           {"lr": 0.05, "batch_size": 8, **SHORT}),
     "05": (*SEEDS, {"clips": 2}, {"clips": 3}, {"clips": 8}, {"clips": 16}, {"clips": 32}, {"clips": 384}),
     "06": (*({**seed, "benchmark_rounds": 0} for seed in SEEDS), {"preset": "inti-sigmoid-mini-corrupted", **FAST},
            {"preset": "convpool-mini-corrupted", **FAST}, {"preset": "tome-mini-corrupted", **FAST},
@@ -35,6 +35,7 @@ GRID: dict[str, tuple[dict, ...]] = {
     "11": (*SEEDS, {"adapt": "frozen"}, {"adapt": "full", "steps": 30}, {"steps": 10, "val_share": 0.5}, {"flip": 0.5},
            {"preset": "probe-mini-appearance", "steps": 20}),
     "12": (*SEEDS, {"steps": 60}, {"batch_size": 8}, {"tower": "none"}),
+    "13": (*SEEDS, {"fit_steps": 10}, {"fit_steps": 400}),
 }
 
 

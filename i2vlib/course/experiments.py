@@ -32,7 +32,6 @@ from i2vlib.training.evaluate import Result, direction_accuracy, evaluate
 from i2vlib.training.train import train
 
 RESULTS = Path(__file__).resolve().parents[2] / "notebooks" / "results" / "miniature.json"
-PAPER = {"probe-mini-motion": "20.0, with STDHA", "full-mini-motion": "48.7, ViT-L/14", "zeroi2v-mini-motion": "66.0"}
 RANDOM_SEED = 1  # the random tower that stands beside the shipped one
 
 
@@ -170,18 +169,6 @@ def in_percent(values: Sequence[float]) -> str:
     """Mean and range of shares: "57.1 (56.0-58.3)"."""
     values = [100 * v for v in values]
     return f"{sum(values) / len(values):.1f} ({min(values):.1f}-{max(values):.1f})"
-
-
-def results_table() -> str:
-    """ZeroI2V's rows as a markdown table: mean and range over the seeds in percent, and the paper's nearest number."""
-    lines = ["| model | tower | top-1 % (range) | direction % (range) | trained | paper, SSv2 top-1 % |",
-             "|---|---|---:|---:|---:|---:|"]
-    for preset, tower in ZEROI2V_RUNS:
-        paper = PAPER.get(preset, "") if tower == "mini" else ""
-        direction = "" if "appearance" in preset else spread(preset, "direction", tower)
-        lines.append(f"| {preset} | {tower} | {spread(preset, 'top1', tower)} | {direction} "
-                     f"| {measured(preset, 'trainable', tower)[0]:,} | {paper} |")
-    return "\n".join(lines)
 
 
 def compression_table(task: str) -> str:

@@ -7,12 +7,10 @@ from i2vlib.compression import interpolation_weights
 from i2vlib.course.experiments import (
     INTI_RUNS,
     RUNS,
-    ZEROI2V_RUNS,
     compression_table,
     load_results,
     mini_model,
     mini_sets,
-    results_table,
     reversal_pairs,
     run,
     strategy_rates,
@@ -118,4 +116,3 @@ def test_the_tables_hold_every_row():
     for task in ("corrupted", "motion"):
         table = compression_table(task)
         assert len(table.splitlines()) == 2 + sum(p.endswith(task) for p, _ in INTI_RUNS) and "| inti | 37.2 |" in table
-    assert len(results_table().splitlines()) == 2 + len(ZEROI2V_RUNS)
