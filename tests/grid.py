@@ -26,9 +26,9 @@ GRID: dict[str, tuple[dict, ...]] = {
            {"preset": "full-mini-appearance", **SHORT}, {"preset": "embedding-mini-motion", **SHORT},
            {"lr": 0.05, "batch_size": 8, **SHORT}),
     "05": (*SEEDS, {"clips": 2}, {"clips": 3}, {"clips": 8}, {"clips": 16}, {"clips": 32}, {"clips": 384}),
-    "06": (*({**seed, "benchmark_rounds": 0} for seed in SEEDS), {"preset": "inti-sigmoid-mini-corrupted", **FAST},
-           {"preset": "convpool-mini-corrupted", **FAST}, {"preset": "tome-mini-corrupted", **FAST},
-           {"preset": "inti-mini-motion", **FAST}, {"preset": "zeroi2v-inti-mini-motion", **FAST}),
+    "06": (*SEEDS, *({"preset": name, "steps": 40} for name in (
+        "inti-sigmoid-mini-corrupted", "convpool-mini-corrupted", "tome-mini-corrupted", "inti-mini-motion",
+        "zeroi2v-inti-mini-motion"))),
     "07": ({"number": 0}, {"number": 383, "layer": 0, "temporal_head": 0, "spatial_head": 3}, {"layer": 3}),
     "08": ({"number": 0, "turned_number": 0, "junk_number": 0}, {"number": 383, "turned_number": 14, "junk_number": 383}),
     "09": ({"tower": "ViT-B/16", "rounds": 1}, {"frames": 4, "clips": 2}, {"frames": 16, "rounds": 1}),

@@ -24,7 +24,6 @@ from i2vlib.course import jobs
 from i2vlib.course.pretrain import new_tower
 from i2vlib.data.datasets import VideoDataset
 from i2vlib.data.mini import junk_map, mini_data
-from i2vlib.measure import multiply_adds
 from i2vlib.presets import CONTEXTS, PRESETS, PROTOCOLS, protocol_for
 from i2vlib.protocol import TrainConfig
 from i2vlib.tower.classifier import VideoClassifier, build_model
@@ -169,19 +168,6 @@ def in_percent(values: Sequence[float]) -> str:
     """Mean and range of shares: "57.1 (56.0-58.3)"."""
     values = [100 * v for v in values]
     return f"{sum(values) / len(values):.1f} ({min(values):.1f}-{max(values):.1f})"
-
-
-def compression_table(task: str) -> str:
-    """InTI's rows on "corrupted" or "motion" as a markdown table: cost, accuracy over the seeds, and what tells them apart."""
-    key, heading = {"corrupted": ("informative", "weight on the clean token %"), "motion": ("direction", "direction %")}[task]
-    lines = [f"| model | multiply-adds a clip, M | top-1 % (range) | {heading} (range) | paper, K400 top-1 % |",
-             "|---|---:|---:|---:|---:|"]
-    for preset in [p for p, _ in INTI_RUNS if p.endswith(task)]:
-        name = preset.removesuffix(f"-mini-{task}")
-        seen = any(key in r for r in load_results() if r["preset"] == preset)
-        lines.append(f"| {name} | {multiply_adds(PRESETS[preset]) / 1e6:.1f} | {spread(preset, 'top1')} "
-                     f"| {spread(preset, key) if seen else ''} | {PAPER_INTI.get(name, '')} |")
-    return "\n".join(lines)
 
 
 def job_of(row: dict) -> tuple[str, str, int] | None:

@@ -5,9 +5,7 @@ import torch
 
 from i2vlib.compression import interpolation_weights
 from i2vlib.course.experiments import (
-    INTI_RUNS,
     RUNS,
-    compression_table,
     load_results,
     mini_model,
     mini_sets,
@@ -110,9 +108,3 @@ def test_the_weight_score_by_hand():
     with interpolation_weights(model, {0: maps}):
         score = weight_score(model, few, junk)
     assert score == pytest.approx({"informative": 0.9, "even": 0.6, "spread": 0.1})
-
-
-def test_the_tables_hold_every_row():
-    for task in ("corrupted", "motion"):
-        table = compression_table(task)
-        assert len(table.splitlines()) == 2 + sum(p.endswith(task) for p, _ in INTI_RUNS) and "| inti | 37.2 |" in table
