@@ -29,12 +29,13 @@ GRID: dict[str, tuple[dict, ...]] = {
     "06": (*({**seed, "benchmark_rounds": 0} for seed in SEEDS), {"preset": "inti-sigmoid-mini-corrupted", **FAST},
            {"preset": "convpool-mini-corrupted", **FAST}, {"preset": "tome-mini-corrupted", **FAST},
            {"preset": "inti-mini-motion", **FAST}, {"preset": "zeroi2v-inti-mini-motion", **FAST}),
-    "07": ({"number": 0}, {"number": 383, "layer": 0, "temporal_head": 0, "spatial_head": 3}, {"layer": 3}),
+    "07": ({"number": 0}, {"number": 383, "block": 1, "temporal_head": 0, "spatial_head": 3}, {"block": 4}),
     "08": ({"number": 0, "turned_number": 0, "junk_number": 0}, {"number": 383, "turned_number": 14, "junk_number": 383}),
     "09": ({"tower": "ViT-B/16", "rounds": 1}, {"frames": 4, "clips": 2}, {"frames": 16, "rounds": 1}),
     "11": (*SEEDS, {"adapt": "frozen"}, {"adapt": "full", "steps": 30}, {"steps": 10, "val_share": 0.5}, {"flip": 0.5},
            {"preset": "probe-mini-appearance", "steps": 20}),
     "12": (*SEEDS, {"steps": 60}, {"batch_size": 8}, {"tower": "none"}),
+    "14": ({"number": 0}, {"number": 383}),
 }
 
 
