@@ -26,16 +26,17 @@ GRID: dict[str, tuple[dict, ...]] = {
            {"preset": "full-mini-appearance", **SHORT}, {"preset": "embedding-mini-motion", **SHORT},
            {"lr": 0.05, "batch_size": 8, **SHORT}),
     "05": (*SEEDS, {"clips": 2}, {"clips": 3}, {"clips": 8}, {"clips": 16}, {"clips": 32}, {"clips": 384}),
-    "06": (*SEEDS, *({"preset": name, "steps": 40} for name in (
+    "06": (*SEEDS, *({"preset": name, **SHORT} for name in (
         "inti-sigmoid-mini-corrupted", "convpool-mini-corrupted", "tome-mini-corrupted", "inti-mini-motion",
         "zeroi2v-inti-mini-motion"))),
-    "07": ({"number": 0}, {"number": 383, "layer": 0, "temporal_head": 0, "spatial_head": 3}, {"layer": 3}),
+    "07": ({"number": 0}, {"number": 383, "block": 1, "temporal_head": 0, "spatial_head": 3}, {"block": 4}),
     "08": ({"number": 0, "turned_number": 0, "junk_number": 0}, {"number": 383, "turned_number": 14, "junk_number": 383}),
     "09": ({"tower": "ViT-B/16", "rounds": 1}, {"frames": 4, "clips": 2}, {"frames": 16, "rounds": 1}),
     "11": (*SEEDS, {"adapt": "frozen"}, {"adapt": "full", "steps": 30}, {"steps": 10, "val_share": 0.5}, {"flip": 0.5},
            {"preset": "probe-mini-appearance", "steps": 20}),
     "12": (*SEEDS, {"steps": 60}, {"batch_size": 8}, {"tower": "none"}),
     "13": (*SEEDS, {"fit_steps": 10}, {"fit_steps": 400}),
+    "14": ({"number": 0}, {"number": 383}),
 }
 
 

@@ -80,7 +80,7 @@ async function start(root) {
     pen.lineTo(x(s) + side / 2, low - 4);
     pen.stroke();
     const under = (words, y) => write(pen, words, 4, low + side + y, "left", HEAT_INK);
-    under(`layer ${layers[l]}, head ${h} (δ = ${signed(offsets[l][h])}) looks at frame ${s}`, 30);
+    under(`block ${layers[l] + 1}, head ${h} (δ = ${signed(offsets[l][h])}) looks at frame ${s}`, 30);
     under(`strongest colour: ${most.toFixed(4)}`, 46);
   }
 
@@ -97,7 +97,7 @@ async function start(root) {
       write(small, signed(offsets[l][j]), gutter + j * gap + thumb / 2, 42, "center", offsets[l][j] ? HEAT_INK : "#595959");
     }
     layers.forEach((number, k) => {
-      write(small, `layer ${number}`, 58, row0 + k * pitch + thumb / 2, "right");
+      write(small, `block ${number + 1}`, 58, row0 + k * pitch + thumb / 2, "right");
       for (let j = 0; j < heads; j++) {
         const x = gutter + j * gap, y = row0 + k * pitch;
         small.fillStyle = "#eee";
@@ -115,7 +115,7 @@ async function start(root) {
     const name = `${token ? `patch ${placeName(token - 1)}` : "the class token"} of frame ${t}`;
     drawFrames(now, name, values);
     drawHeads(now);
-    said.textContent = `layer ${layers[l]}, head ${h}, δ = ${signed(offsets[l][h])}: ${name} looks at frame ${s}, ` +
+    said.textContent = `block ${layers[l] + 1}, head ${h}, δ = ${signed(offsets[l][h])}: ${name} looks at frame ${s}, ` +
       `most at ${placeName(best - 1)}: ${number(values[best])} ± ${error}; on the class token: ${number(values[0])}`;
     read.textContent = over.read ? `on patch ${placeName(over.read - 1)} of frame ${s}: ${number(values[over.read])} ± ${error}`
       : "Point at the orange picture to read the weight of a patch.";

@@ -26,7 +26,7 @@ def clip_gradcam(model: nn.Module, video: Tensor, target: int | None = None, lay
     (0: its least, 1: its most), so that frames can be compared; frame by frame each would reach 1. Computed by the grad-cam
     package. At the output of the last block, and anywhere behind its attention, patches have no gradient: the head reads class
     tokens alone. Hence the default, ln_1 of the last block, which that attention reads. At this place the map can lie beside the
-    evidence for classes of motion: check it against occlude_patches (notebook 07).
+    evidence for classes of motion: check it against occlude_patches (notebook 14).
 
     model: a VideoClassifier with a head, any training mode, frozen or not; it stays as it was. video (1,T,3,S,S) float; target:
     a class, None for the predicted one; layer: a block, from the end if negative; where: one of WHERE ("block": its output).

@@ -75,10 +75,10 @@ class Explorer(widgets.VBox):
 
 
 def explore_attention(model: nn.Module, clip: Tensor) -> Explorer:
-    """The attention of any head and layer, from the class token or any patch, on the frame that the head reads (t+δ, not t).
+    """The attention of any head and block, from the class token or any patch, on the frame that the head reads (t+δ, not t).
 
-    clip (T,3,S,S) float, as the model sees it. Controls: frame, layer, head, query ("class token" or "patch"), row, column.
-    Raises ValueError as views.attention_view.
+    clip (T,3,S,S) float, as the model sees it. Controls: frame, block (from 1), head, query ("class token" or "patch"), row,
+    column. Raises ValueError as views.attention_view.
     """
     view = attention_view(model, clip)
     controls = _sliders(view)

@@ -43,24 +43,25 @@ class View:
 # ---- attention -------------------------------------------------------------------------------------------------------
 
 def attention_view(model: nn.Module, clip: Tensor) -> View:
-    """The attention of any head and layer, from the class token or any patch, on the frame that the head reads (t+δ, not t).
+    """The attention of any head and block, from the class token or any patch, on the frame that the head reads (t+δ, not t).
 
-    clip (T,3,S,S) float. Values: frame, layer, head, query ("class token" or "patch"), row, column. Behind a compression site the
-    frame is the average of those fused. All is computed at the start. Raises ValueError where tokens have no places (ToMe, STA).
+    clip (T,3,S,S) float. Values: frame, block (from 1), head, query ("class token" or "patch"), row, column. Behind a compression
+    site the frame is the average of those fused. All is computed at the start. Raises ValueError where tokens have no places
+    (ToMe, STA).
     """
     maps, offsets, tower = read_attention(model, clip), head_offsets(model), model.config.tower
     shown, heads, grid = pictures(clip, tower).numpy(), tower.heads, tower.grid
 
-    def draw(frame: int, layer: int, head: int, query: str, row: int, column: int) -> tuple[bytes, str]:
-        here = maps[layer]  # (T',h,N,N)
+    def draw(frame: int, block: int, head: int, query: str, row: int, column: int) -> tuple[bytes, str]:
+        here, reach = maps[block - 1], offsets[block - 1]  # (T',h,N,N), (h,)
         group = len(shown) // len(here)
         t = frame // group
         token = query_token("class" if query == "class token" else (row, column), grid)
-        read = [frame_read(t, offset, len(here)) for offset in offsets[layer]]
+        read = [frame_read(t, offset, len(here)) for offset in reach]
         films, weights = frames_fused(shown, len(here)), here[t, :, token]  # (h,N)
         board, most = Board(WIDTH, 542), float(weights[head, 1:].max())
         name = "class token" if token == 0 else f"patch ({row}, {column})"
-        board.text(4, 0, f"Layer {layer}, head {head} (δ = {signed(offsets[layer][head])}): the {name} of frame {t} looks at "
+        board.text(4, 0, f"Block {block}, head {head} (δ = {signed(reach[head])}): the {name} of frame {t} looks at "
                    f"frame {read[head]}", 13)
         board.film(films, 4, 26, WIDTH - 8, 64, {read[head]: HEAT} | {t: FIRST}, "t = {}" if group == 1 else "fused {}")
         side, top = 288, 136
@@ -73,7 +74,7 @@ def attention_view(model: nn.Module, clip: Tensor) -> View:
         board.colour_bar(612, top + 16, 120, heat_scale(), [(0, "0"), (1, f"{most:.2f}")], "attention")
         rest = {"class token": weights[head, 0]} | ({"registers": 1 - weights[head].sum()} if tower.registers else {})
         board.text(612, top + 166, "\n".join(f"on the {words}: {share:.2f}" for words, share in rest.items()), 11)
-        board.text(4, 440, "all heads of this layer, same query, each on the frame that it reads, each on its own scale", 11)
+        board.text(4, 440, "all heads of this block, same query, each on the frame that it reads, each on its own scale", 11)
         step = min(96, (WIDTH - 8) / heads)
         for i in range(heads):
             values = weights[i, 1:].reshape(grid, grid)
@@ -82,10 +83,10 @@ def attention_view(model: nn.Module, clip: Tensor) -> View:
             board.text(4 + i * step + min(30, step / 2 - 3), 524, f"{i}: t = {read[i]}" if step > 50 else str(i), 10,
                        HEAT if read[i] != t else "#222222", "ma")
         best = int(weights[head, 1:].argmax())
-        return board.png(), (f"layer {layer} head {head} offset {offsets[layer][head]:+d} frame {t} reads {read[head]}: most on "
+        return board.png(), (f"block {block} head {head} offset {reach[head]:+d} frame {t} reads {read[head]}: most on "
                              f"({best // grid}, {best % grid}), {most:.4f}; class token {weights[head, 0]:.4f}")
 
-    return View(draw, {"frame": (0, len(shown) - 1, len(shown) // 2), "layer": (0, len(maps) - 1, 0), "head": (0, heads - 1, 0),
+    return View(draw, {"frame": (0, len(shown) - 1, len(shown) // 2), "block": (1, len(maps), 1), "head": (0, heads - 1, 0),
                        "row": (0, grid - 1, grid // 2), "column": (0, grid - 1, grid // 2)})
 
 
@@ -169,7 +170,7 @@ def offsets_view(model: nn.Module, clip: Tensor, class_names: Sequence[str] = ()
 
     clip (T,3,S,S) float. Values: head_0, head_1, ..., an offset each, in every block, and frame, whose receptive field is drawn.
     The offsets act on a copy of the model. Raises ValueError for a model with compression, a shift or modules that mix
-    frames: they meet there in other ways too, and the grid of layers and frames would not hold.
+    frames: they meet there in other ways too, and the grid of blocks and frames would not hold.
     """
     temporal = model.config.temporal
     kinds = model.config.compression.kind, temporal.shift
@@ -197,10 +198,10 @@ def offsets_view(model: nn.Module, clip: Tensor, class_names: Sequence[str] = ()
         board.text(4, 0, "Offsets by head: " + " ".join(map(signed, offsets)), 13)
         side, xs = board.film(shown, 70, 26, 440, 72, {t: HEAT for t in reached[0]})
         top, gap = 26 + side + 62, 44
-        board.text(70, top - 30, f"frames that reach frame {frame} after the last layer, through {len(blocks)} layers", 11)
-        for depth in range(len(blocks) + 1):  # the last layer on top
+        board.text(70, top - 30, f"frames that reach frame {frame} after the last block, through {len(blocks)} blocks", 11)
+        for depth in range(len(blocks) + 1):  # the last block on top
             y = top + (len(blocks) - depth) * gap
-            board.text(62, y + 10, "input" if depth == 0 else f"layer {depth - 1}", 10, anchor="rm")
+            board.text(62, y + 10, "input" if depth == 0 else f"block {depth}", 10, anchor="rm")
             for t, x in enumerate(xs):
                 middle = x + side / 2
                 for offset in sorted(set(offsets)) if depth and t in reached[depth] else ():
@@ -217,13 +218,13 @@ def offsets_view(model: nn.Module, clip: Tensor, class_names: Sequence[str] = ()
     return View(draw, ranges | {f"head_{i}": (1 - frames, frames - 1, o) for i, o in enumerate(trained)}, settings)
 
 
-def receptive_field(offsets: Sequence[int], frames: int, layers: int, frame: int) -> list[set[int]]:
-    """The frames that reach `frame` of the last layer: one set a depth, the input first, {frame} last.
+def receptive_field(offsets: Sequence[int], frames: int, blocks: int, frame: int) -> list[set[int]]:
+    """The frames that reach `frame` of the last block: one set a depth, the input first, {frame} last.
 
     A residual connection keeps each frame's own, and where t+δ lies outside the clip a head reads its own frame.
     """
     reached = [{frame}]
-    for _ in range(layers):
+    for _ in range(blocks):
         reached.append({frame_read(t, offset, frames) for t in reached[-1] for offset in (0, *offsets)})
     return reached[::-1]
 

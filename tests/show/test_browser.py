@@ -152,7 +152,7 @@ def test_hovering_shows_attention_on_the_frame_that_is_read(page, embedded):
     keep(root, "page-attention-after")
     row = attention[0][2, 1, 1 + 5 * 8 + 3]
     best = int(row[1:].argmax())
-    assert changed and "layer 0, head 1, δ = +1: patch (5, 3) of frame 2 looks at frame 3, " in line
+    assert changed and "block 1, head 1, δ = +1: patch (5, 3) of frame 2 looks at frame 3, " in line
     found = re.search(r"\): ([\d.]+) ± ([\d.]+); on the class token: ([\d.]+)", line)
     value, error, on_class = map(float, found.groups())
     assert f"most at ({best // 8}, {best % 8})" in line
@@ -170,7 +170,7 @@ def test_the_attention_page_opens_where_a_relocated_head_is_most_concentrated(pa
                for t in range(4) if 0 <= t + offset < 4 for q in range(65))
     value, layer, head, t, query = best
     name = f"patch ({(query - 1) // 8}, {(query - 1) % 8})" if query else "the class token"
-    assert said(root).startswith(f"layer {layer}, head {head}, δ = {'−1' if head == 0 else '+1'}: {name} of frame {t} ")
+    assert said(root).startswith(f"block {layer + 1}, head {head}, δ = {'−1' if head == 0 else '+1'}: {name} of frame {t} ")
     assert abs(float(re.search(r"\): ([\d.]+) ±", said(root))[1]) - value) <= 6e-5
 
 
@@ -182,20 +182,20 @@ def test_pointing_shows_a_click_keeps_and_the_way_to_the_heads_changes_nothing(p
     go(page, frames, patch_at(0, 2, 1))
     assert "patch (2, 1) of frame 0" in said(root)
     go(page, heads, head_at(2, 3), steps=40)  # over frames 1 to 3
-    assert said(root).startswith("layer 2, head 3, δ = 0: the class token of frame 2 looks at frame 2")
+    assert said(root).startswith("block 3, head 3, δ = 0: the class token of frame 2 looks at frame 2")
     go(page, heads, (10, 10))
     assert said(root) == opening, "what was only pointed at stayed"
     go(page, frames, patch_at(0, 2, 1))
     page.mouse.down()
     page.mouse.up()
     go(page, heads, head_at(2, 3), steps=40)
-    assert said(root).startswith("layer 2, head 3, δ = 0: patch (2, 1) of frame 0 looks at frame 0")
+    assert said(root).startswith("block 3, head 3, δ = 0: patch (2, 1) of frame 0 looks at frame 0")
     page.mouse.down()
     page.mouse.up()
     go(page, frames, patch_at(3, 4, 4), steps=40)
-    assert said(root).startswith("layer 2, head 3, δ = 0: patch (4, 4) of frame 3")
+    assert said(root).startswith("block 3, head 3, δ = 0: patch (4, 4) of frame 3")
     go(page, frames, (2, 170))
-    assert said(root).startswith("layer 2, head 3, δ = 0: patch (2, 1) of frame 0")
+    assert said(root).startswith("block 3, head 3, δ = 0: patch (2, 1) of frame 0")
 
 
 def test_pointing_at_the_orange_picture_reads_a_weight(page, embedded):
@@ -233,18 +233,18 @@ def test_keys_choose_patch_frame_layer_and_head(page, embedded):
     frames, heads = root.query_selector_all("canvas")
     assert stops(page) == ["BUTTON", "INPUT", "Frames", "Heads"]
     frames.press("ArrowDown")  # from the patch that the class token looks at
-    assert said(root).startswith("layer 0, head 1, δ = +1: patch (3, 1) of frame 2")
+    assert said(root).startswith("block 1, head 1, δ = +1: patch (3, 1) of frame 2")
     for key, want in (("ArrowLeft", "patch (3, 0) of frame 2"), ("ArrowLeft", "patch (3, 0) of frame 2"),
                       ("Shift+ArrowLeft", "patch (3, 0) of frame 1"), ("Shift+ArrowRight", "patch (3, 0) of frame 2"),
                       ("Shift+ArrowDown", "patch (3, 0) of frame 2"), ("ArrowUp", "patch (2, 0) of frame 2")):
         frames.press(key)
         assert f": {want} looks at " in said(root), key
-    for key, want in (("ArrowDown", "layer 1, head 1,"), ("ArrowRight", "layer 1, head 2,"), ("ArrowUp", "layer 0, head 2,"),
-                      ("ArrowUp", "layer 0, head 2,"), ("ArrowLeft", "layer 0, head 1,")):
+    for key, want in (("ArrowDown", "block 2, head 1,"), ("ArrowRight", "block 2, head 2,"), ("ArrowUp", "block 1, head 2,"),
+                      ("ArrowUp", "block 1, head 2,"), ("ArrowLeft", "block 1, head 1,")):
         heads.press(key)
         assert said(root).startswith(want) and "patch (2, 0) of frame 2" in said(root), key
     heads.press("Shift+ArrowLeft")
-    assert said(root).startswith("layer 0, head 1, δ = +1: patch (2, 0) of frame 1")
+    assert said(root).startswith("block 1, head 1, δ = +1: patch (2, 0) of frame 1")
     for canvas in (frames, heads):
         assert canvas.get_attribute("role") == "application"
     assert root.query_selector(".i2v-said").get_attribute("role") == "status"
@@ -297,7 +297,7 @@ def test_a_finger_taps_patches_heads_and_weights(browser, embedded):
     frames, heads = first.query_selector_all("canvas")
     tap(frames, patch_at(1, 3, 2))
     tap(heads, head_at(1, 0))
-    assert said(first).startswith("layer 1, head 0, δ = −1: patch (3, 2) of frame 1 looks at frame 0")
+    assert said(first).startswith("block 2, head 0, δ = −1: patch (3, 2) of frame 1 looks at frame 0")
     tap(frames, patch_at(0, 4, 1, low=True))
     assert said(first, "read").startswith("on patch (4, 1) of frame 0: ")
     tap(second.query_selector("canvas"), (138 + 92 * 6.5 / 8, 4 + 92 * 1.5 / 8))
@@ -472,7 +472,7 @@ def move(cell, control, kind: str = "slider", key: str = "ArrowRight") -> float:
 
 
 EXPLORERS = {  # variable in the notebook: its sliders, by name, and the key that moves each away from its start
-    "attention": {"frame": "ArrowRight", "layer": "ArrowRight", "head": "ArrowRight", "row": "ArrowRight", "column": "ArrowLeft"},
+    "attention": {"frame": "ArrowRight", "block": "ArrowRight", "head": "ArrowRight", "row": "ArrowRight", "column": "ArrowLeft"},
     "fusing": {"frame": "ArrowRight", "site": "ArrowRight", "weights": "ArrowRight"},
     "relocated": {"frame": "ArrowRight", **{f"head_{i}": "ArrowRight" for i in range(8)}},
     "dial": {"share": "ArrowLeft"},

@@ -157,12 +157,12 @@ def test_the_attention_shown_is_that_of_the_frame_that_is_read(motion, clip):
     explorer = explore_attention(motion, clip)
     maps = read_attention(motion, clip)
     for layer, head, t in ((0, 0, 2), (3, 0, 0), (2, 1, 1), (1, 1, 3), (2, 5, 3)):
-        explorer.set(layer=layer, head=head, frame=t, query="patch", row=5, column=2)
+        explorer.set(block=layer + 1, head=head, frame=t, query="patch", row=5, column=2)
         offset = (-1, 1, 0, 0, 0, 0, 0, 0)[head]
         row = maps[layer][t, head, 1 + 5 * 8 + 2]
         best = int(row[1:].argmax())
         assert explorer.text.value == (
-            f"<code>layer {layer} head {head} offset {offset:+d} frame {t} reads {frame_read(t, offset, 4)}: most on "
+            f"<code>block {layer + 1} head {head} offset {offset:+d} frame {t} reads {frame_read(t, offset, 4)}: most on "
             f"({best // 8}, {best % 8}), {row[1 + best]:.4f}; class token {row[0]:.4f}</code>")
     explorer.controls["query"].value = "class token"
     assert f"token {maps[2][3, 5, 0, 0]:.4f}" in explorer.text.value
@@ -174,7 +174,7 @@ def test_the_attention_shown_is_that_of_the_frame_that_is_read(motion, clip):
 
 def test_the_maps_are_drawn_on_the_frames_that_are_read(motion, clip, drawn):
     explorer, shown = explore_attention(motion, clip), pictures(clip).numpy()
-    explorer.set(layer=1, head=1, frame=1, query="patch", row=5, column=2)
+    explorer.set(block=2, head=1, frame=1, query="patch", row=5, column=2)
     weights = read_attention(motion, clip)[1][1, :, 1 + 5 * 8 + 2, 1:].reshape(8, 8, 8)
     film, (query, large), small = drawn["picture"][:4], drawn["picture"][4:6], drawn["picture"][6:]
     assert [outline for *_, outline in film] == ["", FIRST, HEAT, ""], "the query's frame and the one that is read"
@@ -209,7 +209,7 @@ def test_every_control_changes_the_picture(name, motion, inti, clip):
 
 def test_an_explorer_answers_in_time(motion, inti, clip):
     """CPU time of a draw; the aim of 200 ms is for the whole way through the browser, on an idle machine."""
-    moves = {explore_attention(motion, clip): ("frame", "layer", "head"), explore_interpolation(inti, clip): ("frame", "weights"),
+    moves = {explore_attention(motion, clip): ("frame", "block", "head"), explore_interpolation(inti, clip): ("frame", "weights"),
              explore_offsets(motion, clip): ("head_0", "head_5"), explore_scale(motion, clip): ("share",)}
     for explorer, names in moves.items():
         times = []
@@ -376,9 +376,9 @@ def test_models_and_clips_that_do_not_fit_are_refused(motion, inti, clip):
 
 def test_attention_behind_a_site_is_drawn_on_fused_frames(inti, clip):
     explorer = explore_attention(inti, clip)
-    explorer.set(layer=1, frame=3)
+    explorer.set(block=2, frame=3)
     assert "frame 1 reads 1" in explorer.text.value  # four frames became two
-    explorer.set(layer=3)
+    explorer.set(block=4)
     assert "frame 0 reads 0" in explorer.text.value
 
 
