@@ -1,8 +1,9 @@
 """The course as a static site: `python -m i2vlib.course.site [--out build/site]`, which is `make site`.
 
 Pages are made from the committed notebooks, whose outputs are those of a whole run (tests/test_notebooks.py); nothing is
-executed here. The landing page is README.md. Formulas are set in the reader's browser by MathJax, which comes from its CDN;
-all else lies in the site, is linked relatively, and works from a file, a sub-folder of a server or GitHub Pages.
+executed here. The landing page is README.md, with the shipped models live above and in it (i2vlib.course.front). All that a page
+needs lies in the site, is linked relatively, and works from a file, a sub-folder of a server or GitHub Pages; onnxruntime-web and
+MathJax are fetched once, and without them models are pictures and formulas come from a CDN.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 import nbformat
 
 from i2vlib.course.claims import MIME
+from i2vlib.course.front import placed, write_live, write_mathjax
 from i2vlib.course.results_page import inert_outputs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +70,8 @@ def build(out: Path, root: Path = ROOT) -> list[Path]:
     make_room(out)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".site-") as folder:  # myst-nb writes beside its output, too
         source, made = Path(folder) / "source", Path(folder) / "html"
-        write_sources(source, root)
+        for line in write_sources(source, root):
+            print(line)
         command = [sys.executable, "-m", "sphinx", "-qW", "--keep-going", "-d", str(Path(folder) / "doctrees")]
         if subprocess.run([*command, str(source), str(made)]).returncode:  # a process: docutils keeps what Sphinx registers
             raise SiteError("Sphinx warned, and a warning is an error here: see above")
@@ -93,8 +96,11 @@ def make_room(out: Path) -> None:
         raise SiteError(f"{out} cannot be made: {error}") from error
 
 
-def write_sources(source: Path, root: Path = ROOT) -> None:
-    """What Sphinx reads, laid out as the repository is, so that the links in its texts hold. Raises SiteError."""
+def write_sources(source: Path, root: Path = ROOT) -> list[str]:
+    """What Sphinx reads, laid out as the repository is, so that the links in its texts hold; what could not be fetched, in words.
+
+    Raises SiteError.
+    """
     paths = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     if not paths:
         raise SiteError(f"no notebook in {root / 'notebooks'}: the site is made in a checkout of the repository")
@@ -110,9 +116,12 @@ def write_sources(source: Path, root: Path = ROOT) -> None:
         nbformat.write(page(nbformat.read(path, 4), {n: name for n, name in names.items() if name != path.name}),
                        source / "notebooks" / path.name)
     landing, measured = landing_pages((root / "README.md").read_text(encoding="utf-8"), names)
-    (source / "conf.py").write_text("".join(f"{key} = {value!r}\n" for key, value in CONFIG.items()))
-    (source / "index.md").write_text(landing + TREE, encoding="utf-8")
+    still, abroad = write_live(source / "_static" / "live"), write_mathjax(source / "_static" / "mathjax")
+    config = CONFIG | ({} if abroad else {"mathjax_path": "mathjax/tex-svg-full.js"})
+    (source / "conf.py").write_text("".join(f"{key} = {value!r}\n" for key, value in config.items()))
+    (source / "index.md").write_text(with_figures(landing, alive=not still) + TREE, encoding="utf-8")
     (source / "measured.md").write_text(measured, encoding="utf-8")
+    return [line for line in (still, abroad) if line]
 
 
 def page(notebook, others: dict[str, str]):
@@ -174,6 +183,13 @@ def landing_pages(readme: str, names: dict[str, str]) -> tuple[str, str]:
         raise SiteError("README.md: the site needs its table of the course (| 00 | name | question |) and its section Measured")
     first, measured, rest = parts.groups()
     return link_notebooks(first + rest, names, "notebooks/"), link_notebooks(measured, names, "notebooks/")
+
+
+def with_figures(landing: str, alive: bool) -> str:
+    """The landing page with the live figures, or pictures in their places: one under its title, one above its first section."""
+    title, first, rest = re.fullmatch(r"(# .*?\n)(.*?)(^## .*)", landing, re.MULTILINE | re.DOTALL).groups()
+    motion, corrupted = (placed(name, "_static/live", alive) for name in ("motion", "corrupted"))
+    return f"{title}\n{motion}\n{first}\n{corrupted}\n{rest}"
 
 
 def main(arguments: list[str] | None = None) -> int:
