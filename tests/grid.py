@@ -16,7 +16,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = tuple({"seed": seed} for seed in range(1, 5))
 SHORT = {"steps": 40}  # for what does not ask how well a model learns
-FAST = {**SHORT, "benchmark_rounds": 0}
 GRID: dict[str, tuple[dict, ...]] = {
     "00": ({"task": "appearance", "number": 7}, {"task": "blink", "number": 383, "seed": 5}),
     "01": (*SEEDS, {"clips": 64}, {"clips": 256}, {"clips": 2048}),
