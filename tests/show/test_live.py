@@ -71,7 +71,8 @@ def test_outside_of_the_clip_a_head_reads_its_own_frame(sessions):
     clips = motion_clips()[2].numpy()
 
     def run(offsets):
-        return sessions["motion"].run(None, {"frames": clips, "offsets": np.array(offsets), "embedding": np.array(1, np.float32)})[0]
+        given = {"frames": clips, "offsets": np.array(offsets), "embedding": np.array(1, np.float32)}
+        return sessions["motion"].run(None, given)[0]
 
     assert np.array_equal(run([4, -4, 9, -9, 0, 0, 0, 0]), run(ZERO)) and not np.allclose(run([3] + ZERO[1:]), run(ZERO))
 
@@ -270,22 +271,35 @@ def open_video(page, root, path: Path) -> None:
                            arg=[root.element_handle(), path.name])
 
 
-def test_a_video_of_ones_own_gets_the_answer_of_the_library(motion):
-    from i2vlib.data.mini import mini_data
+def ordinary_video(path: Path, clip: torch.Tensor) -> Path:
+    """A clip (T,S,S,3) uint8 as cameras write it: four times as large, each frame thrice, H.264 with half the colour (4:2:0)."""
+    import av
+
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=12, options={"crf": "8"})
+        stream.width, stream.height, stream.pix_fmt = 4 * clip.shape[2], 4 * clip.shape[1], "yuv420p"
+        for frame in clip.repeat_interleave(3, 0).repeat_interleave(4, 1).repeat_interleave(4, 2).numpy():
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode())
+    return path
+
+
+def test_a_video_of_ones_own_gets_the_answer_of_the_library(motion, tmp_path):
     from i2vlib.own_video import predict
 
     page, root = motion
     model, info, *_ = motion_clips()
     act(root, *button("As trained", root))
-    for number in (0, 14, 201):
-        path = mini_data("motion") / f"val/{number:05d}.mp4"
+    for number in (0, 5):
+        path = ordinary_video(tmp_path / f"mine{number}.mp4", motion_clips()[2][number])
         open_video(page, root, path)
         if "cannot read the file as a video" in root.inner_text():
             pytest.skip("this Chromium brings no H.264 decoder")
         assert "It knows six motions of drawn things" in root.inner_text()
         got = torch.tensor(root.evaluate("root => root.answer.logits[0]")).softmax(0)
         want = torch.as_tensor(predict(model, path, ClipConfig.from_dict(info["clip"]), info["class_names"]).probabilities)
-        assert (got - want).abs().max() < 0.05 and got.argmax() == want.argmax()
+        print(f"a video's scores in the page against the library's: {(got - want).abs().max():.3f} apart at most")
+        assert (got - want).abs().max() < 0.1 and got.argmax() == want.argmax()
 
 
 def test_a_large_video_is_cut_as_the_library_cuts_it(motion):
