@@ -142,10 +142,12 @@ setTimeout(() => document.querySelectorAll(`[data-i2v="${KEY}"]`).forEach(async 
   if (root.dataset.ready) return;
   root.dataset.ready = "starting";
   root.textContent = "";
-  root.style.cssText = "background:white;color:#222;padding:8px;max-width:100%;overflow-x:auto;font:13px 'DejaVu Sans',Verdana,sans-serif";
+  root.style.cssText = "background:white;color:#222;padding:8px;border-radius:8px;max-width:100%;overflow-x:auto;font:13px 'DejaVu Sans',Verdana,sans-serif";
   element(root, "div", "font-weight:bold;margin-bottom:4px", DATA.title);
   try {
     await start(root);
+    const wide = root.scrollWidth > root.clientWidth + 2;
+    if (wide) root.firstChild.after(element(root, "div", "color:#555;position:sticky;left:0;width:fit-content", "The picture goes on to the right →"));
     root.dataset.ready = "yes";
   } catch (error) {
     element(root, "div", "color:#b3261e", `${error.name}: ${error.message}`);

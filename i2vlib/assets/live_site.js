@@ -1,5 +1,6 @@
 // On the site: what the live figure's module reads lies beside this file, as scripts, which a page opened from a file may load too.
 (() => {
+  if (globalThis.i2vLive) return;  // a page with two figures names this file twice
   const folder = document.currentScript.src.replace(/[^/]*$/, ""), arrived = {}, loading = {};
   globalThis.i2vLive = (name, parts) => { arrived[name] = parts; };
 

@@ -84,7 +84,7 @@ async function weightsFigure({ort, session, pixels, about, root}) {
     thumbs.forEach((made, n) => made.setAttribute("aria-pressed", String(n === state.clip)));
   }
 
-  // Blue: less than the mean of the frames gives it; orange: more.
+  // The colours of the course: white where it is the mean's weight.
   function shade(weight) {
     const middle = 1 / T, share = weight < middle ? 0.5 * weight / middle : 0.5 + 0.5 * (weight - middle) / (1 - middle);
     return colours.subarray(3 * Math.min(255, Math.floor(share * 256)));
@@ -108,7 +108,7 @@ async function weightsFigure({ort, session, pixels, about, root}) {
     });
     const mean = (k) => counts[k] ? (sums[k] / counts[k]).toFixed(3) : "–";
     const here = weights.data[state.t * (places + 1) + 1 + state.place].toFixed(3);
-    said.textContent = `Filmed was a ${classes[about.labels[state.clip]]}, and the model says “${classes[order[0]]}” (${shares[order[0]].toFixed(2)}). ` +
+    said.textContent = `The clip shows a ${classes[about.labels[state.clip]]}, and the model says “${classes[order[0]]}” (${shares[order[0]].toFixed(2)}). ` +
       `A place weighs ${mean(1)} where it is junk and ${mean(0)} where it is not, on average; the marked place in frame ${state.t} weighs ${here}.`;
     root.answer = {logits: Array.from(logits.data), weights: Array.from(weights.data), frames: given};
     root.dispatchEvent(new Event("i2v-answer"));

@@ -19,8 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 STAMPED = ("requirements.txt", "pyproject.toml")  # what an environment is made from
-DEVELOPMENT = {"furo", "jupyterlab", "myst-nb", "nbval", "onnx", "onnxruntime", "onnxscript", "playwright", "pytest",
-               "pytest-xdist", "ruff", "sphinx"}  # Colab needs none of them
+DEVELOPMENT = {"anywidget", "furo", "jupyterlab", "myst-nb", "nbval", "onnx", "onnxruntime", "onnxscript", "playwright",
+               "pytest", "pytest-xdist", "ruff", "sphinx"}  # Colab needs none of them
 FROZEN = ("torch", "torchvision", "numpy", "ipywidgets")  # what Colab's own runtime is built on
 REPOSITORY = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+)")
 

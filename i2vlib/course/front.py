@@ -1,6 +1,6 @@
 """The site's front door: the two shipped models, live on the landing page, and everything that their figures need.
 
-Graphs are made anew from the shipped checkpoints and clips are drawn anew; none of them was trained on or is a real video. Without
+Graphs are made anew from the shipped checkpoints and clips are drawn anew; none was trained on, none is a real video. Without
 onnxruntime-web, and no network to fetch it, pictures stand in the figures' places.
 """
 
@@ -21,7 +21,7 @@ from i2vlib.data.mini import TASKS
 from i2vlib.data.transforms import normalised
 from i2vlib.protocol import ClipConfig
 from i2vlib.show.live import module_text, offsets_parts, runtime_parts, weights_parts
-from i2vlib.show.views import interpolation_view, offsets_view
+from i2vlib.show.views import LEARNED, View, interpolation_view, offsets_view
 from i2vlib.show.web_files import MATHJAX, WebFilesError, web_files
 from i2vlib.tower.checkpoints import checkpoint_info, load_checkpoint
 from i2vlib.tower.classifier import VideoClassifier
@@ -31,17 +31,18 @@ CLIPS = 6
 POOL = 64  # patches of junk
 FIGURES = {  # name -> what it is for those who do not see it, what is said above it
     "motion": ("A clip of a drawn object, the frames that each attention head reads, and the model's scores for six motions",
-               "**Which way does it move?** A frozen image model cannot say: it sees frames one by one. Give some of its attention "
-               "heads an offset, so that they read the neighbouring frame, and it can. The model below runs in this page: drag an "
-               "offset, shuffle the frames, play them backwards, or drop a video of your own."),
+               "**Which way does it move?** A frozen image model cannot say: it sees frames one by one. Give some of its "
+               "attention heads an offset δ, so that they read a neighbouring frame, and it can. The model below runs in this "
+               "page: drag an offset, shuffle the frames, play them backwards, or drop a video of your own."),
     "corrupted": ("A clip with junk in places, the weight that InTI gives each place of each frame, and the scores",
-                  "**Which frame is kept, place by place?** InTI fuses four frames into one. Junk covers parts of these; orange "
-                  "places are kept, blue ones are not. Click on a frame to put junk there, or to take it away."),
+                  "**Which frame is kept, place by place?** InTI fuses four frames into one. Junk covers parts of these; below "
+                  "each frame, purple places weigh more than in the mean, orange ones less. Click on a frame to put junk there, "
+                  "or to take it away."),
 }
 
 
 def write_live(folder: Path) -> str:
-    """Write what the landing page's figures need into `folder`; why they stay pictures, or ''. The clips' pictures are written always."""
+    """Write what the landing page's figures need into `folder`, their pictures always; why they stay pictures, or ''."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in stills().items():
         (folder / f"{name}.png").write_bytes(picture)
@@ -72,11 +73,12 @@ def write_mathjax(folder: Path) -> str:
 def placed(name: str, folder: str, alive: bool) -> str:
     """Markdown: the words above a figure, the place for it, and the picture that stands there until it lives."""
     alt, words = FIGURES[name]
-    why = ("The model starts here in a moment." if alive else "This is a picture: the site was made where onnxruntime-web could not be "
-           "fetched.")
-    script = f'\n<script defer src="{folder}/site.js"></script>\n<link rel="stylesheet" href="{folder}/live.css">' if alive else ""
-    live = f' data-i2v-live="{name}"' if alive else ""
-    return (f'{words}\n\n<div class="i2v-front"{live}><div class="i2v-still"><img src="{folder}/{name}.png" alt="{html.escape(alt)}">'
+    why = ("The model starts here in a moment." if alive else "This is a picture: the site was made where onnxruntime-web could "
+           "not be fetched.")
+    script = f'\n<script defer src="{folder}/site.js"></script>\n<link rel="stylesheet" href="{folder}/live.css">'
+    live, script = (f' data-i2v-live="{name}"', script) if alive else ("", "")
+    return (f'{words}\n\n<div class="i2v-front"{live}><div class="i2v-still">'
+            f'<img src="{folder}/{name}.png" alt="{html.escape(alt)}">'
             f'<noscript>This is a picture: the model itself runs in browsers with JavaScript and WebAssembly.</noscript>'
             f'<p class="i2v-why">{why}</p></div></div>{script}\n')
 
@@ -85,24 +87,30 @@ def placed(name: str, folder: str, alive: bool) -> str:
 def models() -> dict[str, dict]:
     """The parts of both figures (see i2vlib.show.live), made once a process: writing a graph takes some ten seconds."""
     (motion, motion_info, clips, labels), (inti, inti_info, dirty, clean, junk, things) = motion_clips(), junk_clips()
-    return {"motion": offsets_parts(motion, ClipConfig.from_dict(motion_info["clip"]), clips, labels.tolist(), motion_info["class_names"]),
-            "corrupted": weights_parts(inti, ClipConfig.from_dict(inti_info["clip"]), dirty, clean, junk,
-                                       junk_patches(POOL, generator("live pool", SEED)), things.tolist(), inti_info["class_names"])}
+    (clip, names), (junk_clip, junk_names) = (
+        (ClipConfig.from_dict(info["clip"]), info["class_names"]) for info in (motion_info, inti_info))
+    pool = junk_patches(POOL, generator("live pool", SEED))
+    return {"motion": offsets_parts(motion, clip, clips, labels.tolist(), names),
+            "corrupted": weights_parts(inti, junk_clip, dirty, clean, junk, pool, things.tolist(), junk_names)}
 
 
 @cache
 def stills() -> dict[str, bytes]:
     """A PNG of the first clip of each figure, with what its model says."""
     (motion, info, clips, _), (inti, junk_info, dirty, *_) = motion_clips(), junk_clips()
-    seen, junk = (normalised(c[0].movedim(-1, -3), ClipConfig.from_dict(i["clip"])) for c, i in ((clips, info), (dirty, junk_info)))
-    views = {"motion": offsets_view(motion, seen, info["class_names"]), "corrupted": interpolation_view(inti, junk, junk_info["class_names"])}
-    return {name: view.draw(**{key: start for key, (_, _, start) in view.ranges.items()} | ({"weights": "as learned"} if name != "motion" else {}))[0]
-            for name, view in views.items()}
+    seen, junk = (normalised(c[0].movedim(-1, -3), ClipConfig.from_dict(told["clip"]))
+                  for c, told in ((clips, info), (dirty, junk_info)))
+    offsets, weights = offsets_view(motion, seen, info["class_names"]), interpolation_view(inti, junk, junk_info["class_names"])
+
+    def drawn(view: View, **more) -> bytes:
+        return view.draw(**{name: start for name, (_, _, start) in view.ranges.items()}, **more)[0]
+
+    return {"motion": drawn(offsets), "corrupted": drawn(weights, weights=LEARNED)}
 
 
 @cache
 def motion_clips() -> tuple[VideoClassifier, dict, Tensor, Tensor]:
-    """The shipped model of `motion`, what its file says, clips (n,T,48,48,3) uint8 that nothing was trained on, and labels (n,)."""
+    """The shipped model of `motion`, what its file says, clips (n,T,48,48,3) uint8 that it never saw, and labels (n,)."""
     clips, labels, _ = TASKS["motion"].draw("val", 0, CLIPS, generator("live motion", SEED))
     side = (clips.shape[3] - SIZE) // 2
     return *_shipped("motion"), clips[:, :, :, side:side + SIZE].contiguous(), labels

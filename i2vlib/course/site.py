@@ -186,8 +186,14 @@ def landing_pages(readme: str, names: dict[str, str]) -> tuple[str, str]:
 
 
 def with_figures(landing: str, alive: bool) -> str:
-    """The landing page with the live figures, or pictures in their places: one under its title, one above its first section."""
-    title, first, rest = re.fullmatch(r"(# .*?\n)(.*?)(^## .*)", landing, re.MULTILINE | re.DOTALL).groups()
+    """The landing page with the live figures, or pictures in their places: one under its title, one above its first section.
+
+    Raises SiteError where it has neither.
+    """
+    parts = re.fullmatch(r"(# .*?\n)(.*?)(^## .*)", landing, re.MULTILINE | re.DOTALL)
+    if not parts:
+        raise SiteError("README.md: the site needs its title (# ...) and sections (## ...)")
+    title, first, rest = parts.groups()
     motion, corrupted = (placed(name, "_static/live", alive) for name in ("motion", "corrupted"))
     return f"{title}\n{motion}\n{first}\n{corrupted}\n{rest}"
 

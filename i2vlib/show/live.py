@@ -1,7 +1,6 @@
 """The live figure: a trained model answers in the page itself, on the site and in a notebook, without a kernel or another host.
 
-One ES module draws it (assets/live*.js, the interface of anywidget). Graph, clips and onnxruntime-web go along as bytes; what they
-are is said at `live_parts`.
+One ES module draws it (assets/live*.js, the interface of anywidget). Graph, clips and onnxruntime-web go along as bytes.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -52,22 +52,24 @@ def module_text() -> str:
 def offsets_parts(model: VideoClassifier, clip: ClipConfig, clips: Tensor, labels: Sequence[int],
                   class_names: Sequence[str]) -> dict:
     """What the module reads of a model with relocated heads: about (plain values), graph and pixels (deflated)."""
-    graph, config = graph_of(OffsetsGraph(model, clip)), model.config
-    about = _about("offsets", model, clips, labels, class_names)
+    about, config = _about("offsets", model, clips, labels, class_names), model.config  # refuses before a graph is made
+    graph = graph_of(OffsetsGraph(model, clip))
     about |= {"heads": config.tower.heads, "offsets": list(config.temporal.offsets or (0,) * config.tower.heads)}
     return {"about": about, "graph": _pack(graph), "pixels": _pack(clips.numpy().tobytes())}
 
 
 def weights_parts(model: VideoClassifier, clip: ClipConfig, clips: Tensor, clean: Tensor, junk: Tensor, pool: Tensor,
                   labels: Sequence[int], class_names: Sequence[str]) -> dict:
-    """The same of a model that weighs frames: clips and the same without junk (n,T,S,S,3), where it is (n,T,H,W) bool, and patches
-    of junk for a reader to put anywhere (k,P,P,3), all uint8."""
-    graph, about = graph_of(WeightsGraph(model, clip)), _about("weights", model, clips, labels, class_names)
+    """The same of a model that weighs frames: clips and the same without junk (n,T,S,S,3) uint8, where it is (n,T,H,W) bool, and
+    patches of junk for a reader to put anywhere (k,P,P,3) uint8."""
+    about = _about("weights", model, clips, labels, class_names)
+    graph = graph_of(WeightsGraph(model, clip))
     about |= {"grid": model.config.tower.grid, "junk": junk.flatten(2).int().tolist(), "pool": len(pool),
               "colours": base64.b64encode(weight_table().tobytes()).decode()}
     return {"about": about, "graph": _pack(graph), "pixels": _pack(b"".join(x.numpy().tobytes() for x in (clips, clean, pool)))}
 
 
+@cache
 def runtime_parts() -> dict:
     """onnxruntime-web as the module reads it: two scripts, and the program deflated. Raises WebFilesError, OSError."""
     files = web_files(RUNTIME)

@@ -68,7 +68,7 @@ def web_files(package: Package) -> dict[str, Path]:
 
 
 def download(package: Package) -> bytes:
-    """The archive of a package as the registry gives it. Raises WebFilesError where that is not reachable or the archive another."""
+    """The archive of a package. Raises WebFilesError where the registry is not reachable or gives another one."""
     try:
         with urllib.request.urlopen(package.url, timeout=20) as answer:
             data = answer.read()

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
@@ -13,14 +14,40 @@ from urllib.parse import unquote, urldefrag
 import nbformat
 import pytest
 
-from i2vlib.course import site
+from i2vlib.course import front, site
 from i2vlib.course.claims import MIME
 from i2vlib.course.environment import DEVELOPMENT, REPOSITORY
-from i2vlib.course.site import BADGE, NOWHERE, ROOT, SIGNS, SiteError, build, landing_pages, link_notebooks, main, page
+from i2vlib.course.site import (
+    BADGE,
+    NOWHERE,
+    ROOT,
+    SIGNS,
+    SiteError,
+    build,
+    landing_pages,
+    link_notebooks,
+    main,
+    page,
+    with_figures,
+)
+from i2vlib.show.web_files import MATHJAX, RUNTIME, WebFilesError, web_files
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-ABROAD = re.compile(r"https://cdn\.jsdelivr\.net/npm/mathjax@")  # all that is fetched: the formulas
 COLAB = "https://colab.research.google.com/github/{}/blob/main/notebooks/{}"
+
+
+@cache
+def here(package) -> bool:
+    """Whether a package's files are here, or can be had."""
+    try:
+        return bool(web_files(package))
+    except WebFilesError:
+        return False
+
+
+def allowed_abroad(url: str) -> bool:
+    """Nothing is fetched from another host; where MathJax itself could not be had, the formulas are."""
+    return url.startswith("https://cdn.jsdelivr.net/npm/mathjax@") and not here(MATHJAX)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +97,7 @@ def test_every_link_is_relative_and_has_an_end(made):
         for link in reader.links:
             address, anchor = urldefrag(link.split("?")[0] if not link.startswith("http") else link)
             if address.startswith(("data:", "https:")):
-                assert link not in reader.loads or address.startswith("data:") or ABROAD.match(address), f"{path.name}: {link}"
+                assert link not in reader.loads or address.startswith("data:") or allowed_abroad(address), f"{path.name}: {link}"
                 continue
             target = (path.parent / unquote(address)).resolve() if address else path
             assert not address.startswith(("/", "http:", "file:")) and target.is_file(), f"{path.name}: {link}"
@@ -211,9 +238,32 @@ def test_the_command_says_what_it_made_or_why_not(small, tmp_path, monkeypatch, 
     made = []
     monkeypatch.setattr(site, "build", lambda out: made.append(build(out, small)) or made[-1])
     assert main(["--out", str(tmp_path / "site")]) == 0
-    assert f"6 pages, 0 MB: {tmp_path / 'site' / 'index.html'}" in capsys.readouterr().out
+    assert re.search(rf"6 pages, \d+ MB: {re.escape(str(tmp_path / 'site' / 'index.html'))}", capsys.readouterr().out)
     shutil.rmtree(small / "notebooks")
     assert main(["--out", str(tmp_path / "site")]) == 1 and "no notebook in" in capsys.readouterr().err
+
+
+def test_without_a_network_the_site_is_made_with_pictures_and_says_so(small, tmp_path, monkeypatch, capsys):
+    def unreachable(package):
+        raise WebFilesError(f"{package.name} is not reachable")
+
+    monkeypatch.setattr(front, "web_files", unreachable)
+    monkeypatch.setattr(front, "runtime_parts", lambda: unreachable(RUNTIME))
+    build(tmp_path / "site", small)
+    said, page = capsys.readouterr().out, Reader(tmp_path / "site" / "index.html")
+    assert "are pictures: onnxruntime-web is not reachable" in said and "need a network: mathjax is not reachable" in said
+    assert {"_static/live/motion.png", "_static/live/corrupted.png"} <= set(page.loads)
+    assert "onnxruntime-web could not be fetched" in " ".join(page.words)
+    assert not list((tmp_path / "site/_static/live").glob("*.js"))
+
+
+def test_a_landing_page_has_a_title_and_sections():
+    made = with_figures("# T\n\nfirst words\n\n## S\n", alive=False)
+    places = [made.index(words) for words in ("# T", "motion.png", "first words", "corrupted.png", "## S")]
+    assert places == sorted(places)
+    for wrong in ("no title\n\n## S\n", "# T\n\nno section\n"):
+        with pytest.raises(SiteError, match="needs its title"):
+            with_figures(wrong, alive=False)
 
 
 def test_make_and_the_workflow_know_of_it():
@@ -265,7 +315,29 @@ def test_pages_without_a_kernel_live_in_the_site(browser, made):
         opened.mouse.move(box["x"] + 170, box["y"] + 50)
         opened.wait_for_timeout(100)
         assert canvas.evaluate("c => c.toDataURL()") != before and said.inner_text() != words
-    assert not thrown and all(ABROAD.match(url) for url in asked), (thrown, asked)
+    assert not thrown and all(map(allowed_abroad, asked)), (thrown, asked)
+    opened.close()
+
+
+def test_the_landing_page_opens_with_a_model_that_answers_and_asks_no_one(browser, made):
+    if not here(RUNTIME):
+        pytest.skip("onnxruntime-web is not here, and no network to fetch it")
+    opened, asked, thrown = visit(browser, made / "index.html")
+    opened.wait_for_selector("[data-i2v-live=motion] .i2v-live[data-ready=yes]", timeout=60000)
+    assert opened.locator("h1").bounding_box()["y"] < opened.locator(".i2v-live").first.bounding_box()["y"] < 300
+    opened.locator("[data-i2v-live=corrupted]").scroll_into_view_if_needed()
+    opened.wait_for_selector("[data-i2v-live=corrupted] .i2v-live[data-ready=yes]", timeout=60000)
+    assert not thrown and not [url for url in asked if not allowed_abroad(url)]
+    assert not opened.locator(".i2v-still").count() and opened.evaluate("[...document.images].every((image) => image.alt)")
+    opened.close()
+
+
+def test_formulas_are_set_without_a_network(browser, made):
+    if not here(MATHJAX):
+        pytest.skip("MathJax is not here, and no network to fetch it")
+    opened, asked, thrown = visit(browser, made / "notebooks" / "03_linear_adapters_and_the_merge.html")
+    opened.wait_for_selector("mjx-container svg", state="attached", timeout=30000)
+    assert not asked and not thrown and not opened.locator("mjx-merror").count()
     opened.close()
 
 
