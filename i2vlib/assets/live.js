@@ -21,6 +21,13 @@ function runtime(model) {
   })();
 }
 
+// The figures of a page share one runtime, which does one thing at a time.
+function inTurn(work) {
+  const turn = Promise.resolve(globalThis.i2vTurn).catch(() => null).then(work);
+  globalThis.i2vTurn = turn;
+  return turn;
+}
+
 function element(parent, tag, name = "", words = "", given = {}) {
   const made = document.createElement(tag);
   if (name) made.className = name;
@@ -172,7 +179,8 @@ async function render({model, el}) {
   const said = element(root, "p", "i2v-said", "The model is on its way …", {role: "status"});
   try {
     const [ort, graph, pixels] = await Promise.all([runtime(model), inflate(model.get("graph")), inflate(model.get("pixels"))]);
-    const session = await ort.InferenceSession.create(graph, {executionProviders: ["wasm"]});
+    const made = await inTurn(() => ort.InferenceSession.create(graph, {executionProviders: ["wasm"]}));
+    const session = {run: (given) => inTurn(() => made.run(given))};
     said.remove();
     const stop = await (about.kind === "offsets" ? offsetsFigure : weightsFigure)({ort, session, pixels, about, root});
     root.dataset.ready = "yes";
