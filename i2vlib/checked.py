@@ -93,7 +93,7 @@ def _words(hint) -> str:
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
 
 
-INDIFFERENT = ("out", "workers", "benchmark_rounds")  # parameters that no measured number depends on
+INDIFFERENT = ("out", "workers")  # parameters that no measured number depends on
 
 
 def check_parameters(namespace: dict, **expected: object) -> dict[str, object]:

@@ -31,7 +31,7 @@ MACHINE_PATHS = re.compile(r"/(?:root|work|tmp|home/\w+|Users/\w+)/|[A-Z]:\\\\Us
 # Training notebooks, kept out of nbval in the Makefile: the parameters that make them quick.
 SMALL = {"04": {"steps": 12, "seed": 3}, "06": {"steps": 12, "seed": 1}}
 # The others, with parameters that their text offers and that break a claim: the cheap part of tests/grid.py.
-OFFERED = {"03": {"seed": 3, "adapter_size": 1.5, "fit_steps": 4}, "05": {"clips": 2}}
+OFFERED = {"03": {"seed": 3, "adapter_size": 1.5}, "05": {"clips": 2}, "13": {"seed": 3, "fit_steps": 4}}
 
 
 @pytest.fixture(params=PATHS, ids=lambda p: p.stem)
@@ -326,7 +326,7 @@ def test_notebook_04_takes_a_miniature_preset_with_lists_of_ones_own(own_clips, 
     file = tmp_path / "tower.safetensors"  # of weights that do not say which GELU
     save_file({k: v.contiguous() for k, v in load_file(MINI_TOWER).items()}, file)
     claims = execute(named("04"), tmp_path, out=str(tmp_path / "run"), steps=3, batch_size=8, validate_every=1,
-                     benchmark_rounds=0, weights=str(file), quick_gelu=False, **given)
+                     weights=str(file), quick_gelu=False, **given)
     said = [c["statement"] for c in claims]
     assert not any("of the test clips" in s or s.startswith("negative control") for s in said), said
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())

@@ -111,7 +111,7 @@ def test_strict_claims_stop_whatever_the_parameters(changed, monkeypatch):
         claim("a < b", 2, False)
 
 
-@pytest.mark.parametrize("name", ["out", "workers", "benchmark_rounds"])
+@pytest.mark.parametrize("name", ["out", "workers"])
 def test_where_a_run_writes_and_how_many_processes_decode_are_no_excuse(shell, monkeypatch, name):
     monkeypatch.delenv("I2V_CLAIMS", raising=False)
     shell.user_ns["parameters_changed"] = check_parameters({name: 7}, **{name: 0})
