@@ -45,9 +45,8 @@ class View:
 def attention_view(model: nn.Module, clip: Tensor) -> View:
     """The attention of any head and block, from the class token or any patch, on the frame that the head reads (t+δ, not t).
 
-    clip (T,3,S,S) float. Values: frame, block (from 1), head, query ("class token" or "patch"), row, column. Behind a compression
-    site the frame is the average of those fused. All is computed at the start. Raises ValueError where tokens have no places
-    (ToMe, STA).
+    clip (T,3,S,S) float. Values: frame, block (from 1), head, query ("class token" or "patch"), row, column. Behind a site the
+    frame is the average of those fused. All is computed at the start. Raises ValueError where tokens have no places (ToMe, STA).
     """
     maps, offsets, tower = read_attention(model, clip), head_offsets(model), model.config.tower
     shown, heads, grid = pictures(clip, tower).numpy(), tower.heads, tower.grid
