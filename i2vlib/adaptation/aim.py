@@ -11,7 +11,7 @@ from i2vlib.config import AdaptationConfig
 
 
 class GELUBranch(GELUAdapter):
-    """s·(U·dropout(GELU(D_ x + b_d)) + b_u): a GELU adapter without the skip connection, 0 at the start."""
+    """s·(U·dropout(GELU(V x + b_v)) + b_u): a GELU adapter without the skip connection, 0 at the start."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.scale * self.up(self.dropout(self.bottleneck(x)))

@@ -9,9 +9,9 @@ from i2vlib.config import AdaptationConfig
 
 
 class LinearAdapter(nn.Module):
-    """A(x) = x + s·(U·dropout(D_ x + b_d) + b_u)   (ZeroI2V eq. 11).
+    """A(x) = x + s·(U·dropout(V x + b_v) + b_u)   (ZeroI2V eq. 11).
 
-    x (..., D), any float dtype. D_ (rD, D) starts as a normal distribution of std .02, cut at two of them, U (D, rD) and both
+    x (..., D), any float dtype. V (rD, D) starts as a normal distribution of std .02, cut at two of them, U (D, rD) and both
     biases at zero: the identity. Dropout acts in training only.
     """
 
@@ -34,20 +34,20 @@ class LinearAdapter(nn.Module):
         return torch.add(x, self.up(self.dropout(self.bottleneck(x))), alpha=self.scale)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """(M, m) with A(x) = M x + m: M = I + s U D_, m = s (U b_d + b_u), both float64."""
+        """(M, m) with A(x) = M x + m: M = I + s U V, m = s (U b_v + b_u), both float64."""
         parts = (self.down.weight, self.down.bias, self.up.weight, self.up.bias)
         down, b_d, up, b_u = (with_float64(p).double() for p in parts)
         return torch.eye(len(up), dtype=torch.float64, device=up.device) + self.scale * up @ down, self.scale * (up @ b_d + b_u)
 
 
 class GELUAdapter(LinearAdapter):
-    """A(x) = x + s·(U·dropout(GELU(D_ x + b_d)) + b_u): the non-linear rows of the paper's Table 3. Cannot be merged."""
+    """A(x) = x + s·(U·dropout(GELU(V x + b_v)) + b_u): the non-linear rows of the paper's Table 3. Cannot be merged."""
 
     def bottleneck(self, x: Tensor) -> Tensor:
         return nn.functional.gelu(self.down(x))
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        raise ValueError("a GELU adapter cannot be merged: with a non-linear step between D_ and U there is no matrix M "
+        raise ValueError("a GELU adapter cannot be merged: with a non-linear step between V and U there is no matrix M "
                          "with A(x) = M x + m; train with kind='linear' for a model that merges")
 
 

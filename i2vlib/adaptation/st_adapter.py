@@ -10,7 +10,7 @@ from i2vlib.layers import as_clips
 
 
 class STAdapter(nn.Module):
-    """A(x) = x + U·conv(D_ x + b_d) + b_u on the patches; class token and registers pass (ZeroI2V Table 3).
+    """A(x) = x + U·conv(V x + b_v) + b_u on the patches; class token and registers pass (ZeroI2V Table 3).
 
     x (B·T, N, D) and the T of this call -> the same shape. conv: one kernel a channel over three frames, zeros beyond the clip's
     ends; no activation. conv and all biases start at zero: the identity. patches: of a frame. In the released checkpoints fc1 is

@@ -93,7 +93,7 @@ def parameters(config: ModelConfig) -> tuple[float, float, float]:
 ST = {name: AdaptationConfig("st_adapter", places, ratio, 1.0, 0.0) for name, places, ratio in (
     ("b16-1", ("qkv",), 1 / 2), ("b16-2", ("qkv", "mlp_in"), 1 / 2), ("l14-1", ("qkv",), 3 / 8))}  # bottlenecks of 384
 MAPS = "printed without EVL's tables of relative places, 4.5 M; for ViT-L they are counted"
-GLOBAL = "a last layer of the global level of 2C to C in place of C to C adds C² a site, 2.1 M: 375.2, -0.7 %"
+GLOBAL = "a last layer of the global level of 2D to D in place of D to D adds D² at each site, 2.1 M: 375.2, -0.7 %"
 POOLS = "the paper does not say what its \"set of stride 3D convolutions\" is; ours is one of kernel (2,1,1) a site"
 UNIT = "in units of 2²⁰"
 

@@ -68,7 +68,7 @@ def draw_heads(axis: Axes, frames: int = 4) -> None:
 
 
 def draw_accuracy(axis: Axes) -> None:
-    """Direction accuracy of each strategy, a point a seed."""
+    """Direction accuracy of each strategy, one point for each seed."""
     for row, preset in enumerate(STRATEGIES):
         values = [r["direction"] for r in load_results() if r["preset"] == preset and r["tower"] == "mini"]
         colour = "C0" if preset.startswith(("zeroi2v", "stdha")) else "0.4"
@@ -76,7 +76,7 @@ def draw_accuracy(axis: Axes) -> None:
         axis.text(sum(values) / len(values) - 0.03, row, f"{sum(values) / len(values):.2f}", ha="right", va="center")
     axis.axvline(0.5, color="0.7", ls="--", lw=1, zorder=0)
     axis.set(yticks=range(len(STRATEGIES)), xlim=(0.35, 1.04), ylim=(len(STRATEGIES) - 0.5, -0.5),
-             xlabel="direction accuracy, a point a seed", title="Blind to order: exactly one half")
+             xlabel="direction accuracy, one point for each seed", title="Blind to order: exactly one half")
     axis.set_yticklabels(STRATEGIES.values())
 
 

@@ -64,7 +64,7 @@ def results_table(name: str, path: Path = real.RESULTS) -> str:
 
 
 def results_figure(names: Sequence[str], path: Path = real.RESULTS) -> Figure:
-    """The sets side by side, a row a method: a point a seed, a bar for the 95 % interval of the mean, dotted what one answer to
+    """The sets side by side, a row for each method: a point for each seed, a bar for the 95 % interval of the mean, dotted what one answer to
     all would score. Returns the figure, closed. Raises ValueError for a set without tested runs."""
     runs = {name: measured(name, path) for name in names}
     order = [method for method in reversed(real.METHODS) if any(method in found for found in runs.values())]
