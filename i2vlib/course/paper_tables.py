@@ -74,7 +74,8 @@ def _comparisons() -> dict[str, Table]:
                            ("mini-appearance", "mini-appearance-few"), "{}-b16-8f-k400", "zeroi2v",
                            "The paper gives the numbers of ST-Adapter, EVL and AIM in its Table 10."),
         "ZeroI2V 5": Table("And where motion tells?", SSV2, motion, MOTION[:1], reference="zeroi2v",
-                           note="The paper gives the numbers of ST-Adapter, EVL and AIM in its Table 10; of full fine-tuning it has ViT-L/14's, 48.7."),
+                           note="The paper gives the numbers of ST-Adapter, EVL and AIM in its Table 10; of full fine-tuning it "
+                                "has ViT-L/14's, 48.7."),
         "ZeroI2V 8": Table("And from few clips?", "VidTAB, mean of 8 tasks, ViT-L/14",
                            {"probe": 42.8, "st-adapter": 46.9, "zeroi2v": 46.5}, ("mini-appearance-few", "mini-motion-few"),
                            "{}-l14-8f-vidtab-16shot", "zeroi2v", "Here 12 clips of each of 32 objects, and 64 of each of 6 "

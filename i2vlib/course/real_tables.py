@@ -64,8 +64,9 @@ def results_table(name: str, path: Path = real.RESULTS) -> str:
 
 
 def results_figure(names: Sequence[str], path: Path = real.RESULTS) -> Figure:
-    """The sets side by side, a row for each method: a point for each seed, a bar for the 95 % interval of the mean, dotted what one answer to
-    all would score. Returns the figure, closed. Raises ValueError for a set without tested runs."""
+    """The sets side by side, a row for each method: a point for each seed, a bar for Wilson's 95 % interval of a share like their
+    mean on so many clips, dotted what one answer to all would score. Returns the figure, closed. Raises ValueError for a set
+    without tested runs."""
     runs = {name: measured(name, path) for name in names}
     order = [method for method in reversed(real.METHODS) if any(method in found for found in runs.values())]
     figure, axes = plt.subplots(1, len(runs), figsize=(2.1 * len(runs) + 1.2, 0.3 * len(order) + 1), sharey=True, squeeze=False,
