@@ -21,7 +21,7 @@ from i2vlib.places import kept_in
 REGISTRY = "https://registry.npmjs.org"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one of each: they are told apart as objects, and a dict has no hash
 class Package:
     """A package of the npm registry. integrity: SHA-512 of its archive, as the registry says it; files: name in it -> SHA-256."""
 

@@ -143,7 +143,7 @@ def test_pictures_of_a_tower_with_registers_are_drawn_and_of_its_own_colours():
         with pytest.raises(ValueError, match="of them registers"):
             draw()
     assert "explore" not in attention_page(plain, clip)[:20] and interpolation_page(inti, clip)
-    line = attention_view(plain, clip).draw(frame=1, layer=1, head=0, query="patch", row=3, column=3)[1]
+    line = attention_view(plain, clip).draw(frame=1, block=2, head=0, query="patch", row=3, column=3)[1]
     most = weights[1][0, 1, 0, 16, 1:17]
-    assert line.startswith("layer 1 head 0 offset +1 frame 1 reads 2") and f"{most.max():.4f}" in line
+    assert line.startswith("block 2 head 0 offset +1 frame 1 reads 2") and f"{most.max():.4f}" in line
     assert "site 1 pair 0" in interpolation_view(inti, clip).draw(frame=0, site=1, weights="as learned")[1]
