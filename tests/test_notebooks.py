@@ -290,7 +290,7 @@ def test_a_training_notebook_runs_at_small_parameters(training, tmp_path, reader
 def test_a_notebook_goes_on_where_offered_parameters_break_a_claim(number, tmp_path, readers_claims):
     claims = execute(named(number), tmp_path, **OFFERED[number])
     amber = [c for c in claims if not c["holds"]]
-    assert all(c["changed"] for c in amber) and (number in ("03", "13") or any(c.get("default") for c in amber))  # all of theirs hold
+    assert all(c["changed"] for c in amber) and (number in ("03", "13") or any(c.get("default") for c in amber))
 
 
 @pytest.mark.parametrize("wrong", [{"no_such_parameter": 1}, {"steps": "many"}])
